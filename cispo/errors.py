@@ -1,0 +1,37 @@
+"""Every error that the framework raises on purpose; all of them survive pickling between processes."""
+
+
+class CispoError(Exception):
+    """Base of all errors with a message that is meant for the user."""
+
+
+class ConfigError(CispoError, ValueError):
+    """The run cannot start as configured; the message says which key, which value and what to change."""
+
+
+class TaskFileError(ConfigError):
+    """A task file cannot be read; the message names the file and the line."""
+
+
+class SandboxUnavailableError(ConfigError):
+    """No sandbox can be started on this machine; the message names the layer that refused."""
+
+
+class NoSignal(CispoError):  # noqa: N818 - an outcome of training, not a fault
+    """Every group of many in a row was dropped, so there is nothing to learn from."""
+
+
+class DivergedError(CispoError):
+    """A loss, gradient or log-probability is not finite; the message names the task."""
+
+
+class WeightSyncError(CispoError):
+    """Weights arrived incomplete or changed; the message names the tensor and both checksums."""
+
+
+class RolloutError(CispoError):
+    """No rollout actor could produce a rollout for a task."""
+
+
+class CheckpointError(CispoError):
+    """A checkpoint is missing, incomplete, or belongs to another run."""

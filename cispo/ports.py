@@ -1,0 +1,117 @@
+"""The protocols that the loop drives; whoever implements one does not inherit from it (stdlib only)."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+from cispo.types import Group, Metrics, PolicyVersion, Rollout, Sample, Task, Verdict
+
+
+class TaskSource(Protocol):
+    """An endless task sequence that is a pure function of the index, so that a resume needs one number."""
+
+    def task(self, index: int) -> Task:
+        """Return the task at a position in the run, from 0."""
+
+
+class RolloutEngine(Protocol):
+    """Samples from the behaviour policy mu."""
+
+    async def sample(self, task: Task, count: int, *, seed: int) -> Sequence[Rollout]:
+        """Sample `count` rollouts; the same seed, task and weights give the same tokens.
+
+        Raises:
+            RolloutError: No engine could produce them.
+        """
+
+
+class Verifier(Protocol):
+    """Judges a rollout."""
+
+    async def grade(self, task: Task, rollout: Rollout) -> Verdict:
+        """Judge one rollout; a lost sandbox or worker is an `Ungraded`, never an exception."""
+
+
+class GroupStream(Protocol):
+    """Groups for learning, in the order in which their tasks started."""
+
+    async def take(self) -> Sequence[Group]:
+        """Wait for the groups of one iteration.
+
+        Raises:
+            NoSignal: Too many groups in a row carried no signal.
+        """
+
+    def release(self) -> None:
+        """Allow the sampling of one more iteration: new weights have been published."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+class Learner(Protocol):
+    """Owns the policy pi and its optimizer."""
+
+    async def step(self, samples: Sequence[Sample]) -> Metrics:
+        """Take one optimizer step on the samples.
+
+        Raises:
+            DivergedError: A number is not finite; the weights are unchanged.
+        """
+
+    async def save(self, folder: Path) -> None:
+        """Write weights, optimizer and schedule so that training can go on from them."""
+
+    async def restore(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+
+
+class WeightSync(Protocol):
+    """Hands the learner's weights to the rollout engine."""
+
+    async def publish(self) -> PolicyVersion:
+        """Copy the weights, verify them on arrival, and return the new version.
+
+        Raises:
+            WeightSyncError: What arrived is not what was sent.
+        """
+
+
+class Evaluator(Protocol):
+    """Measures the policy on held-out tasks."""
+
+    async def evaluate(self) -> Metrics:
+        """Return avg@k and pass@k over all held-out tasks and by source."""
+
+
+class Tracker(Protocol):
+    """Records metrics."""
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Record the metrics of one iteration."""
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Record the run's summary and close."""
+
+
+class Progress(Protocol):
+    """Shows what the run does now and what it waits for."""
+
+    def start(self, phase: str, total: int) -> None:
+        """Begin a phase of `total` units."""
+
+    def advance(self, phase: str, count: int = 1) -> None:
+        """Count units as done."""
+
+    def waiting(self, phase: str, what: str) -> None:
+        """Name what the phase waits for, with its age."""
+
+    def finish(self, phase: str) -> None:
+        """End a phase."""

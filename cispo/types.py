@@ -1,0 +1,172 @@
+"""The nouns of the framework: frozen records whose illegal states cannot be built (stdlib only)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Literal, NewType, TypeAlias
+
+PolicyVersion = NewType("PolicyVersion", int)
+"""How often the learner has published; 1 is the first publish, of the initial weights."""
+
+Metrics: TypeAlias = Mapping[str, float]
+"""Numbers by name, `area/what_unit`."""
+
+Role = Literal["system", "user", "assistant", "tool"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One turn of a conversation, in plain text."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A problem and all that judging an answer to it needs.
+
+    Attributes:
+        task_id: Unique within its source; stable from run to run.
+        messages: The conversation so far; the policy writes the next assistant turn.
+        verifier: Name of the verifier that grades answers, for example `"math"`.
+        truth: What that verifier needs, as JSON values; never shown to the policy.
+        source: The data set or task family, for metrics by source.
+        solution: A worked answer for supervised training, or None where there is none.
+    """
+
+    task_id: str
+    messages: tuple[Message, ...]
+    verifier: str
+    truth: Mapping[str, object] = field(default_factory=dict)
+    source: str = "tasks"
+    solution: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.task_id:
+            raise ValueError("task_id is empty")
+        if not self.messages:
+            raise ValueError(f"task {self.task_id} has no messages")
+
+
+class StopReason(StrEnum):
+    """Why a rollout ended."""
+
+    END_OF_TURN = "end_of_turn"
+    LENGTH = "length"
+    REPETITION = "repetition"
+    TURN_LIMIT = "turn_limit"
+    ABORTED = "aborted"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rollout:
+    """One sampled trajectory in tokens, prompt included; T is its whole length.
+
+    Attributes:
+        task_id: The task that it answers.
+        token_ids: [T] prompt, sampled and tool tokens in order; never re-tokenised.
+        action_mask: [T] True exactly where the policy sampled the token.
+        behaviour_logprobs: [T] in nats, of the distribution that was sampled from; 0.0 off the mask.
+        text: The sampled tokens as text, without the token that ended the turn.
+        stop_reason: Why it ended.
+        oldest_version: Version of the weights that sampled its first action token.
+        newest_version: Version of the weights that sampled its last action token.
+    """
+
+    task_id: str
+    token_ids: Sequence[int]
+    action_mask: Sequence[bool]
+    behaviour_logprobs: Sequence[float]
+    text: str
+    stop_reason: StopReason
+    oldest_version: PolicyVersion
+    newest_version: PolicyVersion
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.token_ids), len(self.action_mask), len(self.behaviour_logprobs)}
+        if len(lengths) != 1:
+            raise ValueError(f"rollout of {self.task_id}: fields have lengths {sorted(lengths)}")
+        if not any(self.action_mask):
+            raise ValueError(f"rollout of {self.task_id} has no action token")
+        if self.oldest_version > self.newest_version:
+            raise ValueError(f"rollout of {self.task_id}: oldest version is the newer one")
+
+    @property
+    def num_action_tokens(self) -> int:
+        """How many tokens the policy sampled."""
+        return sum(self.action_mask)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Graded:
+    """A verifier's judgement.
+
+    Attributes:
+        reward: What the learner sees: the weighted sum of the parts. Finite.
+        parts: Named parts before weighting; `"correct"` in 0..1 is always among them.
+    """
+
+    reward: float
+    parts: Mapping[str, float]
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.reward):
+            raise ValueError(f"reward is {self.reward}")
+        if "correct" not in self.parts:
+            raise ValueError(f"parts {sorted(self.parts)} lack 'correct'")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ungraded:
+    """No judgement could be made, through no fault of the policy; never a reward of zero."""
+
+    cause: str
+
+
+Verdict: TypeAlias = Graded | Ungraded
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """A task's rollouts with their verdicts: the unit of advantage.
+
+    Attributes:
+        index: Position of the task in the run's task sequence, from 0.
+        task: The task.
+        rollouts: G rollouts.
+        verdicts: One verdict a rollout, in the same order.
+    """
+
+    index: int
+    task: Task
+    rollouts: tuple[Rollout, ...]
+    verdicts: tuple[Verdict, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.rollouts) != len(self.verdicts) or not self.rollouts:
+            raise ValueError(
+                f"group {self.index}: {len(self.rollouts)} rollouts, {len(self.verdicts)} verdicts"
+            )
+
+    @property
+    def graded(self) -> tuple[tuple[Rollout, Graded], ...]:
+        """The rollouts that were judged, with their judgements."""
+        pairs = zip(self.rollouts, self.verdicts, strict=True)
+        return tuple((r, v) for r, v in pairs if isinstance(v, Graded))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A rollout with its advantage: the unit of learning.
+
+    Attributes:
+        rollout: The trajectory.
+        advantage: A of eq. 2, the same for every action token.
+        group_index: Index of its group, which prompt-averaged token weights need.
+    """
+
+    rollout: Rollout
+    advantage: float
+    group_index: int

@@ -1,0 +1,1 @@
+"""The composition root: one entry point per command."""
