@@ -1,4 +1,4 @@
-"""Every error that the framework raises on purpose; all of them survive pickling between processes."""
+"""Every error that the framework raises on purpose; all survive pickling between processes."""
 
 
 class CispoError(Exception):
@@ -6,7 +6,7 @@ class CispoError(Exception):
 
 
 class ConfigError(CispoError, ValueError):
-    """The run cannot start as configured; the message says which key, which value and what to change."""
+    """The run cannot start as configured; the message names the key, the value and what to do."""
 
 
 class TaskFileError(ConfigError):
@@ -19,6 +19,10 @@ class SandboxUnavailableError(ConfigError):
 
 class NoSignal(CispoError):  # noqa: N818 - an outcome of training, not a fault
     """Every group of many in a row was dropped, so there is nothing to learn from."""
+
+
+class UngradedError(CispoError):
+    """More verdicts are missing than the run tolerates; the message counts the causes."""
 
 
 class DivergedError(CispoError):

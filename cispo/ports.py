@@ -1,4 +1,4 @@
-"""The protocols that the loop drives; whoever implements one does not inherit from it (stdlib only)."""
+"""The protocols that the loop drives; who implements one does not inherit from it (stdlib only)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +9,7 @@ from cispo.types import Group, Metrics, PolicyVersion, Rollout, Sample, Task, Ve
 
 
 class TaskSource(Protocol):
-    """An endless task sequence that is a pure function of the index, so that a resume needs one number."""
+    """An endless task sequence, a pure function of the index: a resume needs one number."""
 
     def task(self, index: int) -> Task:
         """Return the task at a position in the run, from 0."""
@@ -36,11 +36,25 @@ class Verifier(Protocol):
 class GroupStream(Protocol):
     """Groups for learning, in the order in which their tasks started."""
 
+    @property
+    def next_task_index(self) -> int:
+        """Index of the first task that no taken iteration used up: where a resume goes on."""
+
+    @property
+    def dropped(self) -> Mapping[str, Sequence[Group]]:
+        """The groups without signal that the last `take` passed over, by reason."""
+
+    @property
+    def sampling_seconds(self) -> float:
+        """Time between the last two takes in which at least one task was being sampled."""
+
     async def take(self) -> Sequence[Group]:
         """Wait for the groups of one iteration.
 
         Raises:
             NoSignal: Too many groups in a row carried no signal.
+            UngradedError: Too many verdicts of the iteration are missing.
+            RolloutError: A task could not be sampled.
         """
 
     def release(self) -> None:
@@ -73,6 +87,15 @@ class Learner(Protocol):
         """Read what `save` wrote."""
 
 
+class Checkpoints(Protocol):
+    """Keeps what a run needs to go on."""
+
+    async def save(
+        self, *, iteration: int, version: PolicyVersion, next_task_index: int, learner: Learner
+    ) -> None:
+        """Write a checkpoint after `iteration` iterations, all of it or nothing."""
+
+
 class WeightSync(Protocol):
     """Hands the learner's weights to the rollout engine."""
 
@@ -95,7 +118,10 @@ class Tracker(Protocol):
     """Records metrics."""
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Record the metrics of one iteration."""
+        """Record the metrics of one iteration; step 0 is before the first."""
+
+    def record(self, step: int, groups: Sequence[Group]) -> None:
+        """Record the rollouts of one iteration, dropped groups included."""
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Record the run's summary and close."""

@@ -68,7 +68,7 @@ class Rollout:
         task_id: The task that it answers.
         token_ids: [T] prompt, sampled and tool tokens in order; never re-tokenised.
         action_mask: [T] True exactly where the policy sampled the token.
-        behaviour_logprobs: [T] in nats, of the distribution that was sampled from; 0.0 off the mask.
+        behaviour_logprobs: [T] in nats, of the distribution sampled from; 0.0 off the mask.
         text: The sampled tokens as text, without the token that ended the turn.
         stop_reason: Why it ended.
         oldest_version: Version of the weights that sampled its first action token.

@@ -1,0 +1,34 @@
+"""The schema of `conf/`: what may be set, in which range, and which combinations cannot work.
+
+Each class validates itself when it is built, so that a bad run is refused before anything starts.
+The classes are not frozen because the configuration library would make such nodes read-only and
+fail to compose them.
+"""
+
+from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig, SandboxConfig
+from cispo.config.learner import LearnerConfig, OptimizerConfig
+from cispo.config.objective import AdvantageKind, ObjectiveConfig, ObjectiveKind, TokenWeighting
+from cispo.config.policy import PolicyConfig, SamplingConfig
+from cispo.config.run import RunConfig, SftConfig, TrackingConfig
+from cispo.config.tasks import EvaluationConfig, SourceConfig, TasksConfig
+
+__all__ = [
+    "AdvantageKind",
+    "ClusterConfig",
+    "EvaluationConfig",
+    "LearnerConfig",
+    "ObjectiveConfig",
+    "ObjectiveKind",
+    "OptimizerConfig",
+    "PolicyConfig",
+    "RewardConfig",
+    "RolloutConfig",
+    "RunConfig",
+    "SamplingConfig",
+    "SandboxConfig",
+    "SftConfig",
+    "SourceConfig",
+    "TasksConfig",
+    "TokenWeighting",
+    "TrackingConfig",
+]

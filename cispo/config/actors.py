@@ -1,0 +1,139 @@
+"""Configuration of rollout actors, reward workers, sandboxes and the cluster."""
+
+from dataclasses import dataclass, field
+
+from cispo.config.policy import SamplingConfig
+from cispo.config.require import require
+
+
+@dataclass(slots=True, kw_only=True)
+class RolloutConfig:
+    """Rollout actors.
+
+    Attributes:
+        backend: `lightning`, `transformers`, `vllm`, or `scripted` for tests.
+        num_actors: Ray actors, each with a copy of the weights.
+        max_sequences: Sequences that one actor decodes at once.
+        num_cpus: CPUs that Ray reserves for an actor.
+        num_gpus: GPUs that Ray reserves for an actor.
+        max_attempts: Actors on which a request is tried before the run stops.
+        sampling: The behaviour policy's sampling in training.
+        repetition_tokens: Stop after this many consecutive tokens above `repetition_probability`; 0
+            never stops.
+        repetition_probability: See `repetition_tokens`; the paper uses 3,000 tokens above 0.99.
+    """
+
+    backend: str = "lightning"
+    num_actors: int = 1
+    max_sequences: int = 256
+    num_cpus: float = 1.0
+    num_gpus: float = 0.0
+    max_attempts: int = 3
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    repetition_tokens: int = 3000
+    repetition_probability: float = 0.99
+
+    def __post_init__(self) -> None:
+        require(
+            self.backend in ("lightning", "transformers", "vllm", "scripted"),
+            "rollout.backend",
+            self.backend,
+            "choose lightning, transformers, vllm or scripted",
+        )
+        require(self.num_actors >= 1, "rollout.num_actors", self.num_actors, "must be >= 1")
+        require(
+            self.max_sequences >= 1, "rollout.max_sequences", self.max_sequences, "must be >= 1"
+        )
+        require(self.max_attempts >= 1, "rollout.max_attempts", self.max_attempts, "must be >= 1")
+
+
+@dataclass(slots=True, kw_only=True)
+class RewardConfig:
+    """Reward workers and the weights of a reward's parts.
+
+    Attributes:
+        num_workers: Ray actors that grade.
+        num_cpus: CPUs that Ray reserves for a worker.
+        verifiers: Names of the verifiers that may be used; an unknown one is refused.
+        weights: Weight of each named part in the reward.
+        deadline_seconds: Wall time after which a math verification is killed.
+        max_attempts: Workers on which a verdict is tried before it is `Ungraded`.
+        overlong_cache_tokens: Length of DAPO's linear over-length penalty before the budget's end.
+        max_ungraded_fraction: The run stops when more verdicts of an iteration than this are
+            `Ungraded`.
+    """
+
+    num_workers: int = 1
+    num_cpus: float = 0.25
+    verifiers: list[str] = field(default_factory=lambda: ["math", "logic", "code"])
+    weights: dict[str, float] = field(default_factory=lambda: {"correct": 1.0})
+    deadline_seconds: float = 10.0
+    max_attempts: int = 3
+    overlong_cache_tokens: int = 0
+    max_ungraded_fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        require(self.num_workers >= 1, "reward.num_workers", self.num_workers, "must be >= 1")
+        require(
+            self.deadline_seconds > 0,
+            "reward.deadline_seconds",
+            self.deadline_seconds,
+            "must be > 0",
+        )
+        require(
+            self.weights.get("correct", 0.0) != 0.0,
+            "reward.weights",
+            self.weights,
+            "'correct' needs a weight, or nothing rewards a right answer",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class SandboxConfig:
+    """Where untrusted programs run.
+
+    Attributes:
+        backend: `bubblewrap`.
+        max_concurrent: Programs that one reward worker runs at once.
+        cpu_seconds: CPU time of one program.
+        wall_seconds: Wall time of one program, a generous backstop.
+        memory_bytes: Memory of one program with all its processes.
+        max_processes: Processes and threads of one program.
+        output_bytes: Standard output and error, each.
+    """
+
+    backend: str = "bubblewrap"
+    max_concurrent: int = 2
+    cpu_seconds: float = 5.0
+    wall_seconds: float = 20.0
+    memory_bytes: int = 512 * 2**20
+    max_processes: int = 32
+    output_bytes: int = 2**20
+
+    def __post_init__(self) -> None:
+        require(self.backend == "bubblewrap", "sandbox.backend", self.backend, "choose bubblewrap")
+        for key in (
+            "max_concurrent",
+            "cpu_seconds",
+            "wall_seconds",
+            "memory_bytes",
+            "max_processes",
+        ):
+            require(getattr(self, key) > 0, f"sandbox.{key}", getattr(self, key), "must be > 0")
+
+
+@dataclass(slots=True, kw_only=True)
+class ClusterConfig:
+    """Ray.
+
+    Attributes:
+        address: Address of a running cluster; None starts one on this machine.
+        num_cpus: CPUs that a new local cluster claims; None takes all.
+        object_store_bytes: Object store of a new local cluster.
+        startup_seconds: Wall time to wait for actors before the run stops and names those missing.
+    """
+
+    address: str | None = None
+    num_cpus: int | None = None
+    object_store_bytes: int = 512 * 2**20
+    startup_seconds: float = 180.0

@@ -1,0 +1,88 @@
+"""Configuration of the loss and of what surrounds it."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from cispo.config.require import require
+from cispo.errors import ConfigError
+
+
+class TokenWeighting(StrEnum):
+    """How tokens share the loss of one optimizer step; see `cispo.batch.token_weights`."""
+
+    PROMPT = "prompt"
+    TOKEN = "token"
+    SAMPLE = "sample"
+    SAMPLE_TOKEN = "sample_token"
+
+
+class AdvantageKind(StrEnum):
+    """How rewards of a group become advantages; see `cispo.advantages`."""
+
+    GROUP_STD = "group_std"
+    GROUP_MEAN = "group_mean"
+    BATCH_STD = "batch_std"
+    LEAVE_ONE_OUT = "leave_one_out"
+
+
+class ObjectiveKind(StrEnum):
+    """The loss; see `cispo.objectives`."""
+
+    CISPO = "cispo"
+    PPO_CLIP = "ppo_clip"
+    GSPO = "gspo"
+    REINFORCE = "reinforce"
+
+
+@dataclass(slots=True, kw_only=True)
+class ObjectiveConfig:
+    """The loss and what surrounds it.
+
+    Attributes:
+        kind: The loss.
+        ratio_max: Upper bound of pi/mu itself (not an offset), >= 1. MiniMax published no value;
+            5.0 is customary.
+        ratio_min: Lower bound of pi/mu itself, 0 <= ratio_min <= 1; the paper's CISPO has none,
+            which is 0.
+        allow_ratio_min: Opt in to a positive `ratio_min` with CISPO, which the paper advises
+            against.
+        advantage: Estimator of the advantage.
+        token_weighting: Which average over tokens; `prompt` is eq. 4.
+        dynamic_sampling: Replace groups whose rewards are all equal by further tasks, as in DAPO.
+        max_consecutive_drops: Groups dropped in a row before the run stops with `NoSignal`.
+    """
+
+    kind: ObjectiveKind = ObjectiveKind.CISPO
+    ratio_max: float = 5.0
+    ratio_min: float = 0.0
+    allow_ratio_min: bool = False
+    advantage: AdvantageKind = AdvantageKind.GROUP_STD
+    token_weighting: TokenWeighting = TokenWeighting.PROMPT
+    dynamic_sampling: bool = True
+    max_consecutive_drops: int = 256
+
+    def __post_init__(self) -> None:
+        require(
+            self.ratio_max >= 1.0,
+            "objective.ratio_max",
+            self.ratio_max,
+            "it bounds the ratio pi/mu itself, so it must be >= 1 (1.28 for an offset of 0.28)",
+        )
+        require(
+            0.0 <= self.ratio_min <= 1.0,
+            "objective.ratio_min",
+            self.ratio_min,
+            "it bounds the ratio pi/mu itself, so it must lie in 0..1",
+        )
+        if self.kind is ObjectiveKind.CISPO and self.ratio_min > 0 and not self.allow_ratio_min:
+            raise ConfigError(
+                f"objective.ratio_min={self.ratio_min}: CISPO has no lower bound (paper, section 3.1); "
+                "a positive one undoes the importance weight; set 0.0, "
+                "or objective.allow_ratio_min=true"
+            )
+        require(
+            self.max_consecutive_drops >= 1,
+            "objective.max_consecutive_drops",
+            self.max_consecutive_drops,
+            "must be >= 1",
+        )

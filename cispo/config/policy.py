@@ -1,0 +1,72 @@
+"""Configuration of the model and of sampling from it."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from cispo.config.require import require
+
+
+@dataclass(slots=True, kw_only=True)
+class PolicyConfig:
+    """The model pi.
+
+    Attributes:
+        backend: `lightning` for this project's hybrid, `transformers` for any other causal language
+            model.
+        path: Hugging Face folder or hub id with config.json, safetensors and tokenizer.
+        dtype: `float32` or `bfloat16`, of the learner's weights.
+        logprob_chunk: Tokens that go through the LM head at once; bounds memory at chunk x
+            vocabulary.
+        architecture: For a new lightning model: the fields of its config.json; empty where `path`
+            exists.
+        tokenizer: For a new model: folder of the tokenizer, or the name of one that ships with the
+            package.
+    """
+
+    backend: str = "lightning"
+    path: str | None = None
+    dtype: str = "float32"
+    logprob_chunk: int = 1024
+    architecture: dict[str, Any] = field(default_factory=dict)
+    tokenizer: str = "bpe1024"
+
+    def __post_init__(self) -> None:
+        require(
+            self.backend in ("lightning", "transformers"),
+            "policy.backend",
+            self.backend,
+            "choose lightning or transformers",
+        )
+        require(
+            self.dtype in ("float32", "bfloat16"),
+            "policy.dtype",
+            self.dtype,
+            "choose float32 or bfloat16",
+        )
+        require(self.logprob_chunk >= 1, "policy.logprob_chunk", self.logprob_chunk, "must be >= 1")
+
+
+@dataclass(slots=True, kw_only=True)
+class SamplingConfig:
+    """The behaviour policy's sampling, in training or evaluation.
+
+    Attributes:
+        temperature: Divides the logits, > 0.
+        top_p: Smallest set of tokens with this mass is kept, 0 < top_p <= 1.
+        top_k: This many likeliest tokens are kept; 0 keeps all.
+        min_p: Tokens below this share of the likeliest token's probability are cut, 0 <= min_p < 1.
+        max_new_tokens: Budget of sampled tokens a rollout.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    max_new_tokens: int = 256
+
+    def __post_init__(self) -> None:
+        require(self.temperature > 0, "temperature", self.temperature, "must be > 0")
+        require(0 < self.top_p <= 1, "top_p", self.top_p, "must lie in (0, 1]")
+        require(self.top_k >= 0, "top_k", self.top_k, "must be >= 0; 0 keeps all tokens")
+        require(0 <= self.min_p < 1, "min_p", self.min_p, "must lie in [0, 1)")
+        require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "must be >= 1")

@@ -1,0 +1,153 @@
+"""Configuration of whole runs, with the combinations that cannot work."""
+
+from dataclasses import dataclass, field
+
+from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig, SandboxConfig
+from cispo.config.learner import LearnerConfig, OptimizerConfig
+from cispo.config.objective import ObjectiveConfig
+from cispo.config.policy import PolicyConfig
+from cispo.config.require import require
+from cispo.config.tasks import EvaluationConfig, TasksConfig
+
+
+@dataclass(slots=True, kw_only=True)
+class TrackingConfig:
+    """Where metrics go.
+
+    Attributes:
+        wandb_mode: `offline`, `online` or `disabled`.
+        project: W&B project.
+        rollouts_every: Iterations between dumps of rollouts to `rollouts/`; 0 never.
+    """
+
+    wandb_mode: str = "offline"
+    project: str = "cispo"
+    rollouts_every: int = 1
+
+    def __post_init__(self) -> None:
+        require(
+            self.wandb_mode in ("offline", "online", "disabled"),
+            "tracking.wandb_mode",
+            self.wandb_mode,
+            "choose offline, online or disabled",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class RunConfig:
+    """A whole run: `python -m launch.train`.
+
+    Attributes:
+        name: Name of the run.
+        run_dir: Folder of the run.
+        seed: The one seed that everything random derives from.
+        iterations: Rollout batches to learn from, each followed by a publish.
+        tasks_per_iteration: Groups of an iteration.
+        group_size: G, rollouts of a task.
+        updates_per_iteration: Optimizer steps of an iteration; divides `tasks_per_iteration`.
+        max_staleness: Versions that a rollout may lag behind; 0 is synchronous.
+        checkpoint_every: Iterations between checkpoints; 0 writes only the last.
+        keep_checkpoints: Newest checkpoints that are kept.
+        resume: Run folder or checkpoint to continue from.
+    """
+
+    name: str = "run"
+    run_dir: str = "runs/run"
+    seed: int = 0
+    iterations: int = 100
+    tasks_per_iteration: int = 32
+    group_size: int = 8
+    updates_per_iteration: int = 1
+    max_staleness: int = 0
+    checkpoint_every: int = 10
+    keep_checkpoints: int = 2
+    resume: str | None = None
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    learner: LearnerConfig = field(default_factory=LearnerConfig)
+    tasks: TasksConfig
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+
+    def __post_init__(self) -> None:
+        for key in ("iterations", "tasks_per_iteration", "group_size", "updates_per_iteration"):
+            require(getattr(self, key) >= 1, key, getattr(self, key), "must be >= 1")
+        for key in ("max_staleness", "checkpoint_every", "seed"):
+            require(getattr(self, key) >= 0, key, getattr(self, key), "must be >= 0")
+        require(
+            self.group_size >= 2,
+            "group_size",
+            self.group_size,
+            f"objective.advantage={self.objective.advantage} compares rollouts of a task; use >= 2",
+        )
+        require(
+            self.tasks_per_iteration % self.updates_per_iteration == 0,
+            "updates_per_iteration",
+            self.updates_per_iteration,
+            f"must divide tasks_per_iteration={self.tasks_per_iteration}, "
+            f"for example {_largest_divisor(self.tasks_per_iteration, self.updates_per_iteration)}",
+        )
+        require(
+            not (self.policy.dtype == "bfloat16" and self.learner.backend == "deepspeed")
+            or self.learner.zero_stage >= 1,
+            "learner.zero_stage",
+            self.learner.zero_stage,
+            "DeepSpeed trains bfloat16 wrongly at stage 0; use 1, 2 or 3",
+        )
+        require(
+            not (self.policy.backend == "transformers" and self.rollout.backend == "lightning"),
+            "rollout.backend",
+            self.rollout.backend,
+            "the lightning engine runs lightning models only; use rollout.backend=transformers",
+        )
+
+
+@dataclass(slots=True, kw_only=True)
+class SftConfig:
+    """Supervised cold start on worked solutions: `python -m launch.sft`.
+
+    Attributes:
+        name: Name of the run.
+        run_dir: Folder of the run; the model is saved in its `policy` folder.
+        seed: Seed of initial weights and data order.
+        steps: Optimizer steps.
+        batch_tasks: Worked solutions a step.
+        micro_batch_tokens: Tokens of one forward and backward pass.
+        worked_fraction: Share of the solutions whose thought is kept; the others answer at once, as
+            in a corpus where
+            not every answer comes with its reasoning.
+        policy: A new model's architecture, or the path of one to start from.
+        tasks: Tasks with worked solutions.
+        optimizer: AdamW.
+        tracking: Where metrics go.
+    """
+
+    name: str = "sft"
+    run_dir: str = "runs/sft"
+    seed: int = 0
+    steps: int = 300
+    batch_tasks: int = 64
+    micro_batch_tokens: int = 8192
+    worked_fraction: float = 1.0
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    tasks: TasksConfig
+    optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3))
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+
+    def __post_init__(self) -> None:
+        require(self.steps >= 1, "steps", self.steps, "must be >= 1")
+        require(self.batch_tasks >= 1, "batch_tasks", self.batch_tasks, "must be >= 1")
+        require(
+            0 <= self.worked_fraction <= 1,
+            "worked_fraction",
+            self.worked_fraction,
+            "must lie in 0..1",
+        )
+
+
+def _largest_divisor(number: int, at_most: int) -> int:
+    return max(d for d in range(1, min(number, at_most) + 1) if number % d == 0)

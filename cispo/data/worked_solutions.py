@@ -1,0 +1,108 @@
+"""Worked solutions for reasoning-gym families, for the supervised cold start.
+
+reasoning-gym ships questions, answers and verifiers but no reasoning, so the steps are written
+here. A family
+without an entry has no solution and can be trained on by reinforcement only.
+"""
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cispo.data.answer_format import with_thought
+
+Entry = Mapping[str, Any]
+
+
+def _chain_sum(entry: Entry) -> list[str]:
+    """Add from left to right: `4 - 1 + 7` is `4 - 1 = 3`, `3 + 7 = 10`."""
+    first, *rest = re.findall(r"\d+|[+-]", entry["metadata"]["expression"].replace(" ", ""))
+    total, steps = int(first), []
+    for sign, digits in zip(rest[::2], rest[1::2], strict=True):
+        result = total + int(digits) if sign == "+" else total - int(digits)
+        steps.append(f"{total}{sign}{digits}={result}")
+        total = result
+    return steps
+
+
+def _leg_counting(entry: Entry) -> list[str]:
+    """Multiply for each animal, then add from left to right."""
+    from reasoning_gym.arithmetic.leg_counting import ANIMALS
+
+    animals: dict[str, int] = entry["metadata"]["animals"]
+    steps = [f"{name} {ANIMALS[name]}*{n}={ANIMALS[name] * n}" for name, n in animals.items()]
+    total, *others = [ANIMALS[name] * n for name, n in animals.items()]
+    for legs in others:
+        steps.append(f"{total}+{legs}={total + legs}")
+        total += legs
+    return steps
+
+
+def _simple_equations(entry: Entry) -> list[str]:
+    """Solve a linear equation for its unknown: first the constant, then the factor."""
+    left, right = entry["metadata"]["equation"].replace(" ", "").split("=")
+    value, constant, factor = int(right), 0, 0
+    for sign, number, unknown in re.findall(r"([+-]?)(\d*)\*?([a-z]?)", left):
+        amount = int(f"{sign}{number or 1}")
+        if unknown:
+            factor += amount
+        elif number:
+            constant += amount
+    product = value - constant
+    steps = [f"{value}{-constant:+}={product}"] if constant else []
+    return [*steps, f"{product}/{factor}={entry['answer']}"]
+
+
+def _gcd(entry: Entry) -> list[str]:
+    """Euclid's algorithm, one remainder a line."""
+    common, steps = entry["metadata"]["numbers"][0], []
+    for number in entry["metadata"]["numbers"][1:]:
+        large, small = max(common, number), min(common, number)
+        while small:
+            steps.append(f"{large}%{small}={large % small}")
+            large, small = small, large % small
+        common = large
+    return steps
+
+
+def _products(entry: Entry) -> list[str]:
+    """Multiply by the digits of the first factor, largest first, then add."""
+    first, second = (int(n) for n in entry["metadata"]["expression"].split(" * "))
+    places = range(len(str(first)) - 1, -1, -1)
+    parts = [int(digit) * 10**place for place, digit in zip(places, str(first), strict=True)]
+    steps = [f"{part}*{second}={part * second}" for part in parts if part]
+    if len(steps) > 1:
+        steps.append("+".join(str(part * second) for part in parts if part) + f"={first * second}")
+    return steps
+
+
+def _lcm(entry: Entry) -> list[str]:
+    """Divide the product by the greatest common divisor."""
+    first, second = entry["metadata"]["numbers"]
+    common = math.gcd(first, second)
+    reduced = first // common
+    division = f"{first}/{common}={reduced}"
+    return [f"gcd={common}", division, f"{reduced}*{second}={reduced * second}"]
+
+
+def _count_bits(entry: Entry) -> list[str]:
+    """Write the number in base two."""
+    return [" ".join(entry["metadata"]["binary"])]
+
+
+_STEPS: Mapping[str, Callable[[Entry], list[str]]] = {
+    "chain_sum": _chain_sum,
+    "count_bits": _count_bits,
+    "gcd": _gcd,
+    "lcm": _lcm,
+    "leg_counting": _leg_counting,
+    "products": _products,
+    "simple_equations": _simple_equations,
+}
+
+
+def worked_solution(family: str, entry: Entry) -> str | None:
+    """Write out the solution of an entry, or return None for a family without steps."""
+    steps = _STEPS.get(family)
+    return with_thought(steps(entry), str(entry["answer"])) if steps else None
