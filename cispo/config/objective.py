@@ -76,7 +76,7 @@ class ObjectiveConfig:
         )
         if self.kind is ObjectiveKind.CISPO and self.ratio_min > 0 and not self.allow_ratio_min:
             raise ConfigError(
-                f"objective.ratio_min={self.ratio_min}: CISPO has no lower bound (paper, section 3.1); "
+                f"objective.ratio_min={self.ratio_min}: CISPO has no lower bound (paper, 3.1); "
                 "a positive one undoes the importance weight; set 0.0, "
                 "or objective.allow_ratio_min=true"
             )

@@ -40,6 +40,7 @@ class RunConfig:
     Attributes:
         name: Name of the run.
         run_dir: Folder of the run.
+        overwrite: Replace what an earlier run left in `run_dir`; otherwise it is refused.
         seed: The one seed that everything random derives from.
         iterations: Rollout batches to learn from, each followed by a publish.
         tasks_per_iteration: Groups of an iteration.
@@ -53,6 +54,7 @@ class RunConfig:
 
     name: str = "run"
     run_dir: str = "runs/run"
+    overwrite: bool = False
     seed: int = 0
     iterations: int = 100
     tasks_per_iteration: int = 32
@@ -113,6 +115,7 @@ class SftConfig:
     Attributes:
         name: Name of the run.
         run_dir: Folder of the run; the model is saved in its `policy` folder.
+        overwrite: Replace what an earlier run left in `run_dir`; otherwise it is refused.
         seed: Seed of initial weights and data order.
         steps: Optimizer steps.
         batch_tasks: Worked solutions a step.
@@ -128,6 +131,7 @@ class SftConfig:
 
     name: str = "sft"
     run_dir: str = "runs/sft"
+    overwrite: bool = False
     seed: int = 0
     steps: int = 300
     batch_tasks: int = 64
