@@ -1,0 +1,147 @@
+"""Samples become micro-batches: sequences laid end to end in one row, up to a budget of tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cispo.types import Sample
+
+MIXED_VERSIONS = -1
+"""Stands for the policy version of a rollout that several versions sampled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """A micro-batch of S sequences in one row of T tokens.
+
+    Attributes:
+        token_ids: [T] int64.
+        cu_seqlens: [S+1] int32, where sequences begin and end.
+        action_mask: [T] bool, True where the policy sampled the token.
+        behaviour_logprobs: [T] float32, log mu in nats; 0 off the mask.
+        advantages: [T] float32, one value a sequence; 0 off the mask.
+        token_weights: [T] float32, share in the loss of the whole update; 0 off the mask.
+        versions: [S] int64, the policy version that sampled the sequence, or `MIXED_VERSIONS`.
+        task_ids: S task ids, to name the culprit of a non-finite number.
+    """
+
+    token_ids: Tensor
+    cu_seqlens: Tensor
+    action_mask: Tensor
+    behaviour_logprobs: Tensor
+    advantages: Tensor
+    token_weights: Tensor
+    versions: Tensor
+    task_ids: tuple[str, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        """T, prompts included."""
+        return self.token_ids.numel()
+
+    def to(self, device: torch.device) -> "Batch":
+        """The same batch on a device; itself where it already is there."""
+        if self.token_ids.device == device:
+            return self
+        return Batch(
+            token_ids=self.token_ids.to(device, non_blocking=True),
+            cu_seqlens=self.cu_seqlens.to(device, non_blocking=True),
+            action_mask=self.action_mask.to(device, non_blocking=True),
+            behaviour_logprobs=self.behaviour_logprobs.to(device, non_blocking=True),
+            advantages=self.advantages.to(device, non_blocking=True),
+            token_weights=self.token_weights.to(device, non_blocking=True),
+            versions=self.versions.to(device, non_blocking=True),
+            task_ids=self.task_ids,
+        )
+
+
+def plan_packing(lengths: Sequence[int], *, micro_batch_tokens: int) -> list[list[int]]:
+    """Choose which sequences share a micro-batch.
+
+    Longest first, into the open micro-batch until the next one does not fit: neighbours then have
+    like lengths, so that softmax attention, which pads to the longest sequence, wastes little. A
+    sequence above the budget gets a micro-batch of its own. Ties keep their order.
+
+    Args:
+        lengths: Tokens of each sequence, prompt included.
+        micro_batch_tokens: Budget of one micro-batch.
+
+    Returns:
+        Positions in `lengths` by micro-batch; each position once.
+    """
+    plan: list[list[int]] = []
+    filled = 0
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if not plan or filled + lengths[index] > micro_batch_tokens:
+            plan.append([])
+            filled = 0
+        plan[-1].append(index)
+        filled += lengths[index]
+    return plan
+
+
+def spread_over_ranks(lengths: Sequence[int], *, num_ranks: int) -> list[list[int]]:
+    """Divide sequences over ranks, longest first, always to the rank with the fewest tokens.
+
+    Returns:
+        Positions in `lengths` by rank, ascending; a rank may get none.
+    """
+    shares: list[list[int]] = [[] for _ in range(num_ranks)]
+    tokens = [0] * num_ranks
+    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        rank = min(range(num_ranks), key=lambda r: tokens[r])
+        shares[rank].append(index)
+        tokens[rank] += lengths[index]
+    return [sorted(share) for share in shares]
+
+
+def pack(
+    samples: Sequence[Sample], token_weights: Sequence[float], *, micro_batch_tokens: int
+) -> list[Batch]:
+    """Pack samples into micro-batches as `plan_packing` chooses.
+
+    Args:
+        samples: The samples, with one weight each.
+        token_weights: Weight of each action token of the sample; see `cispo.batch.token_weights`.
+        micro_batch_tokens: Budget of tokens, prompts included, of one micro-batch.
+    """
+    lengths = [len(sample.rollout.token_ids) for sample in samples]
+    plan = plan_packing(lengths, micro_batch_tokens=micro_batch_tokens)
+    return [collate([samples[i] for i in part], [token_weights[i] for i in part]) for part in plan]
+
+
+def collate(samples: Sequence[Sample], token_weights: Sequence[float]) -> Batch:
+    """Lay samples end to end."""
+    rollouts = [sample.rollout for sample in samples]
+    lengths = np.array([len(rollout.token_ids) for rollout in rollouts])
+    mask = _joined([rollout.action_mask for rollout in rollouts], np.bool_)
+    versions = [
+        r.oldest_version if r.oldest_version == r.newest_version else MIXED_VERSIONS
+        for r in rollouts
+    ]
+
+    def spread(values: Sequence[float]) -> Tensor:
+        repeated = np.repeat(np.array(values, dtype=np.float32), lengths)
+        return torch.from_numpy(np.where(mask, repeated, np.float32(0.0)))
+
+    return Batch(
+        token_ids=torch.from_numpy(_joined([r.token_ids for r in rollouts], np.int64)),
+        cu_seqlens=torch.from_numpy(np.concatenate([[0], lengths.cumsum()]).astype(np.int32)),
+        action_mask=torch.from_numpy(mask),
+        behaviour_logprobs=torch.from_numpy(
+            _joined([r.behaviour_logprobs for r in rollouts], np.float32)
+        ),
+        advantages=spread([sample.advantage for sample in samples]),
+        token_weights=spread(token_weights),
+        versions=torch.tensor(versions, dtype=torch.int64),
+        task_ids=tuple(rollout.task_id for rollout in rollouts),
+    )
+
+
+def _joined(parts: Sequence[Sequence[float]], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
+    return np.concatenate([np.asarray(part, dtype=dtype) for part in parts])
