@@ -1,0 +1,165 @@
+"""An engine without a model that plays answers from a script, for tests of all that surrounds it."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cispo.errors import ConfigError, WeightSyncError
+from cispo.types import PolicyVersion, StopReason
+from rollout.backends.base import EngineStatistics, Finished, Request
+
+if TYPE_CHECKING:
+    from cispo.weights.buckets import WeightBucket
+
+Script = Callable[[Request, int], Sequence[int]]
+"""The tokens, stop token included, that a member of a request answers with."""
+
+
+@dataclass(slots=True)
+class _Playing:
+    request: Request
+    member: int
+    answer: Sequence[int]
+    oldest_version: PolicyVersion
+    token_ids: list[int] = field(default_factory=list)
+
+
+class ScriptedBackend:
+    """Plays one token a sequence and step; every token is certain, so its log-probability is 0.0.
+
+    Args:
+        script: The answers.
+        stop_token_ids: A token among these ends its answer.
+        seconds_per_step: Time that a step takes at least.
+    """
+
+    def __init__(
+        self,
+        script: Script,
+        *,
+        stop_token_ids: frozenset[int],
+        seconds_per_step: float = 0.0,
+    ) -> None:
+        self._script = script
+        self._stop_token_ids = stop_token_ids
+        self._seconds_per_step = seconds_per_step
+        self._playing: list[_Playing] = []
+        self._version = PolicyVersion(0)
+        self._statistics = EngineStatistics()
+
+    @property
+    def num_active(self) -> int:
+        """Sequences that are running."""
+        return len(self._playing)
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Counts since the start."""
+        return self._statistics
+
+    def start(self, request: Request) -> None:
+        """Accept a request.
+
+        Raises:
+            ValueError: The script has an empty answer.
+        """
+        answers = [self._script(request, member) for member in range(len(request.seeds))]
+        if not all(answers):
+            raise ValueError(f"the script has an empty answer for task {request.task_id}")
+        self._statistics.prefill_tokens += len(request.prompt)
+        self._playing += [
+            _Playing(request, member, answer, self._version)
+            for member, answer in enumerate(answers)
+        ]
+
+    def abort(self, request_id: int) -> None:
+        """Forget a request."""
+        self._playing = [p for p in self._playing if p.request.request_id != request_id]
+
+    def step(self) -> list[Finished]:
+        """Play one token of every answer."""
+        start = time.perf_counter()
+        if self._seconds_per_step:
+            time.sleep(self._seconds_per_step)
+        finished = []
+        for playing in self._playing:
+            if not playing.token_ids:
+                playing.oldest_version = self._version
+            playing.token_ids.append(playing.answer[len(playing.token_ids)])
+            if reason := self._stop_reason(playing):
+                finished.append(self._finish(playing, reason))
+        self._statistics.sampled_tokens += len(self._playing)
+        self._statistics.decode_steps += bool(self._playing)
+        done = {(f.request_id, f.member) for f in finished}
+        self._playing = [p for p in self._playing if (p.request.request_id, p.member) not in done]
+        self._statistics.busy_seconds += time.perf_counter() - start
+        return finished
+
+    def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+        """Verify the buckets and take the version; there is no model to put them in.
+
+        Raises:
+            WeightSyncError: A bucket changed on the way or is missing.
+        """
+        from cispo.weights.buckets import export_checksum  # imports torch, as the buckets did
+
+        for bucket in buckets:
+            bucket.verify()
+        if not buckets or len(buckets) != buckets[0].total:
+            raise WeightSyncError(f"{len(buckets)} weight buckets arrived, not all")
+        self._version = version
+        return export_checksum([bucket.checksum for bucket in buckets])
+
+    def _stop_reason(self, playing: _Playing) -> StopReason | None:
+        if playing.token_ids[-1] in self._stop_token_ids:
+            return StopReason.END_OF_TURN
+        played = len(playing.token_ids)
+        budget = min(len(playing.answer), playing.request.sampling.max_new_tokens)
+        return StopReason.LENGTH if played >= budget else None
+
+    def _finish(self, playing: _Playing, reason: StopReason) -> Finished:
+        return Finished(
+            request_id=playing.request.request_id,
+            member=playing.member,
+            token_ids=playing.token_ids,
+            logprobs=[0.0] * len(playing.token_ids),
+            stop_reason=reason,
+            oldest_version=playing.oldest_version,
+            newest_version=self._version,
+        )
+
+
+def script_from_file(
+    path: Path, *, encode: Callable[[str], list[int]], stop_token_id: int
+) -> Script:
+    """Read answers from JSON: task id to texts, `"*"` for all other tasks; member i takes text i.
+
+    Args:
+        path: The file.
+        encode: Text to token ids.
+        stop_token_id: Ends every answer.
+
+    Raises:
+        ConfigError: The file is missing or is no such table.
+    """
+    try:
+        table = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"policy.path={path}: rollout.backend=scripted needs a JSON file of answers ({error})"
+        ) from error
+    if not isinstance(table, dict) or not all(isinstance(t, list) and t for t in table.values()):
+        raise ConfigError(f"policy.path={path}: each task id needs a list of answers")
+
+    def script(request: Request, member: int) -> Sequence[int]:
+        texts = table.get(request.task_id) or table.get("*")
+        if texts is None:
+            raise ValueError(f"{path} has no answer for task {request.task_id}")
+        return [*encode(texts[member % len(texts)]), stop_token_id]
+
+    return script
