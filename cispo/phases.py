@@ -1,4 +1,4 @@
-"""Wall time of the loop's phases, each shown as progress while it lasts (stdlib only)."""
+"""Wall time of the loop's phases, shown as progress while they last (stdlib only)."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -25,15 +25,17 @@ class Phases:
         self._mark = clock()
 
     @contextmanager
-    def __call__(self, phase: str, total: int = 1) -> Iterator[None]:
-        """Time the block as `phase`, which has `total` units."""
-        self._progress.start(phase, total)
+    def __call__(self, phase: str, *, total: int | None = None) -> Iterator[None]:
+        """Time the block; `total` is None where the part shows progress of its own."""
+        if total is not None:
+            self._progress.start(phase, total)
         began = self._clock()
         try:
             yield
         finally:
             self._seconds[phase] = self._seconds.get(phase, 0.0) + self._clock() - began
-            self._progress.finish(phase)
+            if total is not None:
+                self._progress.finish(phase)
 
     def lap(self) -> Metrics:
         """Return `time/<phase>_seconds` and `time/iteration_seconds` since the last lap."""

@@ -1,0 +1,182 @@
+"""What an iteration's groups say in numbers, listed in docs/metrics.md (stdlib only).
+
+Rewards, lengths and verdicts are described over all groups that were sampled, dropped ones
+included: over the delivered groups alone dynamic sampling would hide the tasks that are always or
+never solved.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+from cispo.drops import DropReason
+from cispo.types import Graded, Group, Metrics, PolicyVersion, Rollout, Sample, StopReason, Ungraded
+
+_QUANTILES = (50, 90, 99)
+_PASS_RATE_BINS = ("0", "0_to_25", "25_to_50", "50_to_75", "75_to_100", "100")
+
+
+def describe(
+    groups: Sequence[Group],
+    samples: Sequence[tuple[Sample, ...]],
+    learned: Sequence[Metrics],
+    *,
+    version: PolicyVersion,
+    dropped: Mapping[str, Sequence[Group]],
+) -> dict[str, float]:
+    """Describe one iteration.
+
+    Args:
+        groups: The groups that were delivered.
+        samples: Their samples, one tuple a group.
+        learned: The learner's metrics, one mapping an update.
+        version: Policy version at which the learning began.
+        dropped: Groups without signal that were passed over, by `DropReason`.
+
+    Returns:
+        Numbers by name. A number without data (the mean length of no right answer) is left out.
+    """
+    everything = in_task_order(groups, dropped)
+    flat = tuple(chain.from_iterable(samples))
+    return {
+        **_rewards(everything),
+        **_pass_rates(everything),
+        **_lengths(everything),
+        **_stops(everything),
+        **_verdicts(everything),
+        **{f"drops/{r}_count": float(len(dropped.get(r, ()))) for r in DropReason},
+        **_staleness(flat, version),
+        "tokens/sampled_count": float(
+            sum(r.num_action_tokens for group in everything for r in group.rollouts)
+        ),
+        "tokens/learned_count": float(sum(len(s.rollout.token_ids) for s in flat)),
+        "learn/samples_count": float(len(flat)),
+        "learn/updates_count": float(len(learned)),
+        **_learned(learned),
+    }
+
+
+def speeds(metrics: Metrics, times: Metrics, *, sampling_seconds: float) -> dict[str, float]:
+    """Relate an iteration's tokens to the time that sampling and learning took.
+
+    Args:
+        metrics: What `describe` returned.
+        times: `time/learn_seconds` among them.
+        sampling_seconds: Time in which at least one task was being sampled.
+    """
+    speed = {"time/rollout_busy_seconds": sampling_seconds}
+    if sampling_seconds > 0:
+        sampled = metrics["tokens/sampled_count"]
+        speed["time/rollout_tokens_per_second"] = sampled / sampling_seconds
+    if times.get("time/learn_seconds", 0.0) > 0:
+        learned = metrics["tokens/learned_count"]
+        speed["time/learner_tokens_per_second"] = learned / times["time/learn_seconds"]
+    return speed
+
+
+def in_task_order(
+    groups: Sequence[Group], dropped: Mapping[str, Sequence[Group]]
+) -> tuple[Group, ...]:
+    """Merge delivered and dropped groups in the order of their tasks."""
+    return tuple(sorted(chain(groups, *dropped.values()), key=lambda group: group.index))
+
+
+def _rewards(groups: Sequence[Group]) -> dict[str, float]:
+    verdicts = [(group.task.source, verdict) for group in groups for _, verdict in group.graded]
+    rewards = [verdict.reward for _, verdict in verdicts]
+    parts: defaultdict[str, list[float]] = defaultdict(list)
+    accuracy: defaultdict[str, list[float]] = defaultdict(list)
+    for source, verdict in verdicts:
+        accuracy[f"accuracy/source/{source}"].append(verdict.parts["correct"])
+        for name, value in verdict.parts.items():
+            parts[f"reward/part/{name}"].append(value)
+    described = {name: _mean(values) for name, values in sorted({**parts, **accuracy}.items())}
+    if rewards:
+        mean = _mean(rewards)
+        described["reward/mean"] = mean
+        described["reward/std"] = math.sqrt(_mean([(r - mean) ** 2 for r in rewards]))
+        described["accuracy/mean"] = described["reward/part/correct"]
+    return described
+
+
+def _pass_rates(groups: Sequence[Group]) -> dict[str, float]:
+    rates = [
+        _mean([float(verdict.parts["correct"] >= 1.0) for _, verdict in group.graded])
+        for group in groups
+        if group.graded
+    ]
+    bins = Counter(_pass_rate_bin(rate) for rate in rates)
+    return {f"groups/pass_{b}_fraction": bins[b] / len(rates) for b in _PASS_RATE_BINS if rates}
+
+
+def _pass_rate_bin(rate: float) -> str:
+    if rate == 1.0:
+        return "100"
+    return _PASS_RATE_BINS[math.ceil(rate * 4)]
+
+
+def _lengths(groups: Sequence[Group]) -> dict[str, float]:
+    lengths = sorted(r.num_action_tokens for group in groups for r in group.rollouts)
+    described = {
+        "length/mean_tokens": _mean(lengths),
+        "length/max_tokens": float(lengths[-1]),
+        "length/prompt_mean_tokens": _mean(
+            [len(r.token_ids) - r.num_action_tokens for group in groups for r in group.rollouts]
+        ),
+    }
+    for percent in _QUANTILES:
+        # Nearest rank: the shortest length that this share of the rollouts does not exceed.
+        rank = math.ceil(percent / 100 * len(lengths))
+        described[f"length/p{percent}_tokens"] = float(lengths[rank - 1])
+    judged = [pair for group in groups for pair in group.graded]
+    for name, is_correct in (("correct", True), ("wrong", False)):
+        chosen = [
+            length for length, right in map(_length_and_success, judged) if right is is_correct
+        ]
+        if chosen:
+            described[f"length/{name}_mean_tokens"] = _mean(chosen)
+    return described
+
+
+def _length_and_success(pair: tuple[Rollout, Graded]) -> tuple[int, bool]:
+    rollout, verdict = pair
+    return rollout.num_action_tokens, verdict.parts["correct"] >= 1.0
+
+
+def _stops(groups: Sequence[Group]) -> dict[str, float]:
+    reasons = Counter(r.stop_reason for group in groups for r in group.rollouts)
+    return {f"stop/{reason}_fraction": reasons[reason] / reasons.total() for reason in StopReason}
+
+
+def _verdicts(groups: Sequence[Group]) -> dict[str, float]:
+    verdicts = [verdict for group in groups for verdict in group.verdicts]
+    missing = sum(isinstance(verdict, Ungraded) for verdict in verdicts)
+    return {
+        "verdict/count": float(len(verdicts)),
+        "verdict/invalid_count": float(missing),
+        "verdict/invalid_fraction": missing / len(verdicts),
+    }
+
+
+def _staleness(samples: Sequence[Sample], version: PolicyVersion) -> dict[str, float]:
+    ages = [version - sample.rollout.oldest_version for sample in samples]
+    if not ages:
+        return {}
+    return {"staleness/mean": _mean(ages), "staleness/max": float(max(ages))}
+
+
+def _learned(learned: Sequence[Metrics]) -> dict[str, float]:
+    """Average over updates; the mismatch at equal weights only exists before the first update."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for metrics in learned:
+        for name, value in metrics.items():
+            values[name].append(value)
+    return {
+        name: numbers[0] if name.startswith("mismatch/") else _mean(numbers)
+        for name, numbers in values.items()
+    }
+
+
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)
