@@ -1,0 +1,48 @@
+"""The policy pi as the learner sees it: log-probabilities of the actions in a packed row."""
+
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+
+class TokenScores(NamedTuple):
+    """What the policy says of the T tokens of a packed row.
+
+    Attributes:
+        logprobs: [T] float32, log pi(token | its sequence before it) in nats; 0.0 off the action mask.
+        entropy: [T] float32, entropy in nats of the distribution that each action was drawn from; 0.0 off
+            the mask, and without a gradient.
+        aux_loss: Scalar balance loss of the experts, mean over layers, unweighted; 0.0 without experts.
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    aux_loss: Tensor
+
+
+class Policy(nn.Module):
+    """A causal language model that scores packed rows.
+
+    Attributes:
+        aux_loss_coef: Weight that the model's own config.json gives to `TokenScores.aux_loss`.
+    """
+
+    aux_loss_coef: float = 0.0
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        cu_seqlens: Tensor,
+        action_mask: Tensor,
+        *,
+        temperature: float = 1.0,
+    ) -> TokenScores:
+        """Score the action tokens of sequences that lie end to end in one row.
+
+        Args:
+            token_ids: [T] int64.
+            cu_seqlens: [S + 1] int32, starts of the sequences and the end T.
+            action_mask: [T] bool; a sequence's first token is never an action.
+            temperature: The logits are divided by this, as they were in sampling.
+        """
+        raise NotImplementedError

@@ -1,0 +1,100 @@
+"""One layer of the hybrid: attention and experts around their normalised inputs."""
+
+import torch
+from torch import Tensor, nn
+
+from cispo.policy.lightning.config import FULL, LINEAR, LightningConfig
+from cispo.policy.lightning.layout import bucket_layout, chunk_layout, positions
+from cispo.policy.lightning.linear import LightningAttention
+from cispo.policy.lightning.moe import MixtureOfExperts
+from cispo.policy.lightning.norm import RmsNorm
+from cispo.policy.lightning.rotary import Rotation, rotation
+from cispo.policy.lightning.softmax import SoftmaxAttention
+
+
+class Packing:
+    """Layouts and rotations of one packed row, shared by all layers."""
+
+    def __init__(self, cu_seqlens: Tensor, config: LightningConfig) -> None:
+        heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
+        if LINEAR in config.layer_types:
+            self.chunks = chunk_layout(cu_seqlens, block=config.block_size, num_heads=heads)
+        if FULL in config.layer_types:
+            self.queries = bucket_layout(cu_seqlens, num_heads=heads)
+            is_grouped = kv_heads != heads
+            self.keys = (
+                bucket_layout(cu_seqlens, num_heads=kv_heads) if is_grouped else self.queries
+            )
+            self.rotation = rotation(
+                positions(cu_seqlens), rotary_dim=config.rotary_dim, theta=config.rope_theta
+            )
+
+
+class LightningLayer(nn.Module):
+    """x' = norm(x), x <- alpha x' + beta sublayer(x'), first with attention, then with experts."""
+
+    def __init__(self, config: LightningConfig, layer: int) -> None:
+        super().__init__()
+        eps = config.rms_norm_eps
+        self.input_layernorm = RmsNorm(config.hidden_size, eps=eps)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=eps)
+        self.is_linear = config.layer_types[layer] == LINEAR
+        self.self_attn: nn.Module
+        if self.is_linear:
+            self.self_attn = LightningAttention(config, layer)
+            factors = (config.linear_attn_alpha_factor, config.linear_attn_beta_factor)
+        else:
+            self.self_attn = SoftmaxAttention(config)
+            factors = (config.full_attn_alpha_factor, config.full_attn_beta_factor)
+        self.attention_factors = factors
+        self.expert_factors = (config.mlp_alpha_factor, config.mlp_beta_factor)
+        self.block_sparse_moe = MixtureOfExperts(
+            config.num_local_experts,
+            top_k=config.num_experts_per_tok,
+            hidden_size=config.hidden_size,
+            intermediate_size=config.intermediate_size,
+        )
+
+    def forward(
+        self, x: Tensor, packing: Packing, *, return_memory: bool = False
+    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        """Run packed tokens x [T, d] through the layer.
+
+        Returns:
+            The residual stream, the balance loss or None, and, if wanted, what decoding goes on from: the states
+            [S, H, D, D] of a lightning layer, or the keys and values [T, KVH, D] of a softmax layer.
+        """
+        normed = self.input_layernorm(x)
+        memory: tuple[Tensor, ...] = ()
+        if self.is_linear:
+            y, state = self.self_attn(normed, packing.chunks, return_state=return_memory)
+            memory = (state,) if return_memory else ()
+        else:
+            y, k, v = self.self_attn(normed, packing.rotation, packing.queries, packing.keys)
+            memory = (k, v) if return_memory else ()
+        x, loss = self._feed_forward(_residual(normed, y, self.attention_factors))
+        return x, loss, memory
+
+    def step_linear(self, x: Tensor, state: Tensor) -> Tensor:
+        """Read one token a row, x [N, d], with a lightning layer; updates the states [N, H, D, D]."""
+        normed = self.input_layernorm(x)
+        y = self.self_attn.step(normed, state)
+        return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
+
+    def step_full(
+        self, x: Tensor, by: Rotation, keys: Tensor, values: Tensor, lengths: Tensor, window: int
+    ) -> Tensor:
+        """Read one token a row with a softmax layer; see `SoftmaxAttention.step`."""
+        normed = self.input_layernorm(x)
+        y = self.self_attn.step(normed, by, keys, values, lengths, window)
+        return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
+
+    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        normed = self.post_attention_layernorm(x)
+        y, loss = self.block_sparse_moe(normed)
+        return _residual(normed, y, self.expert_factors), loss
+
+
+def _residual(normed: Tensor, y: Tensor, factors: tuple[float, float]) -> Tensor:
+    alpha, beta = factors
+    return torch.add(y if beta == 1.0 else y * beta, normed, alpha=alpha)

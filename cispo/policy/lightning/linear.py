@@ -1,0 +1,66 @@
+"""The lightning-attention sublayer: projections, decays, inner norm and output gate."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cispo.policy.lightning.attention import decay_tables, lightning_attention
+from cispo.policy.lightning.config import LightningConfig
+from cispo.policy.lightning.layout import ChunkLayout
+from cispo.policy.lightning.norm import GatedRmsNorm
+
+_INNER_NORM_EPS = 1e-6
+"""The released checkpoint's class default; not `rms_norm_eps` of its config.json."""
+
+
+def head_slopes(num_heads: int) -> list[float]:
+    """ALiBi slopes 2^(-8 (h+1) / H), interpolated where H is not a power of two."""
+    power = 2 ** math.floor(math.log2(num_heads))
+    slopes = [2.0 ** (-8.0 * (h + 1) / power) for h in range(power)]
+    if power < num_heads:
+        slopes += head_slopes(2 * power)[0::2][: num_heads - power]
+    return slopes
+
+
+def layer_slopes(num_heads: int, *, layer: int, num_layers: int) -> tuple[float, ...]:
+    """Slopes s of one layer's heads: ALiBi's times 1 - l/(L-1) + 1e-5, so that deep layers forget less."""
+    factor = 1.0 - layer / max(num_layers - 1, 1) + 1e-5
+    return tuple(slope * factor for slope in head_slopes(num_heads))
+
+
+class LightningAttention(nn.Module):
+    """W_o (sigmoid(W_g x) * RMSNorm(attention(silu(W_qkv x)))); no softmax, no rotation, no 1/sqrt(D)."""
+
+    def __init__(self, config: LightningConfig, layer: int) -> None:
+        super().__init__()
+        self.num_heads, self.head_dim = config.num_attention_heads, config.head_dim
+        width, inner = config.hidden_size, self.num_heads * self.head_dim
+        self.qkv_proj = nn.Linear(width, 3 * inner, bias=False)
+        self.output_gate = nn.Linear(width, inner, bias=False)
+        self.norm = GatedRmsNorm(inner, eps=_INNER_NORM_EPS)
+        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.slopes = layer_slopes(self.num_heads, layer=layer, num_layers=config.num_hidden_layers)
+
+    def forward(
+        self, x: Tensor, layout: ChunkLayout, *, return_state: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend over packed x [T, d]; return the output [T, d] and the states [S, H, D, D] if wanted."""
+        qkv = F.silu(self.qkv_proj(x)).view(len(x), self.num_heads, 3, self.head_dim)
+        o, state = lightning_attention(qkv, self.slopes, layout, return_state=return_state)
+        return self.out_proj(self.norm(o.flatten(1), self.output_gate(x))), state
+
+    def step(self, x: Tensor, state: Tensor) -> Tensor:
+        """Attend from one new token a row, x [N, d], updating the states [N, H, D, D] in place.
+
+        S += k v^T - (1 - lambda) S, because lambda rounded to float32 drifts over long sequences.
+        """
+        N, H, D = len(x), self.num_heads, self.head_dim
+        qkv = F.silu(self.qkv_proj(x).float()).view(N, H, 3, D)
+        q, k, v = qkv.unbind(2)
+        loss = decay_tables(self.slopes, 1, torch.float32, x.device).loss
+        state.addcmul_(state, loss)
+        state.addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
+        o = torch.bmm(q.reshape(N * H, 1, D), state.view(N * H, D, D)).view(N, H * D)
+        return self.out_proj(self.norm(o.to(x.dtype), self.output_gate(x)))

@@ -1,0 +1,95 @@
+"""Root-mean-square norms, computed in float32."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+
+def inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """1 / sqrt(mean(x^2) + eps) over the last dimension, [..., 1]."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+class _RmsNorm(torch.autograd.Function):
+    """Autograd's own backward pass of these few operations reads and writes twice as much."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float() if x.dtype == torch.bfloat16 else x
+        inverse = inverse_rms(wide, eps)
+        normed = wide * inverse
+        ctx.save_for_backward(normed, inverse, weight)
+        ctx.dtype = x.dtype
+        return (normed * weight).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        normed, inverse, weight = ctx.saved_tensors
+        width = normed.shape[-1]
+        grad = grad.to(normed.dtype)
+        product = (grad * normed).view(-1, width)
+        grad_weight = product.sum(0).to(weight.dtype)
+        mean = torch.mv(product, weight.to(normed.dtype)).view(inverse.shape).div_(-width)
+        grad_x = grad * weight
+        grad_x = grad_x.addcmul_(normed, mean).mul_(inverse)
+        return grad_x.to(ctx.dtype), grad_weight, None
+
+
+class RmsNorm(nn.Module):
+    """x / rms(x) * weight."""
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last dimension of x [..., width]."""
+        normed: Tensor = _RmsNorm.apply(x, self.weight, self.eps)
+        return normed
+
+
+class _GatedRmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, logits: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = x.float() if x.dtype == torch.bfloat16 else x
+        inverse = inverse_rms(wide, eps)
+        normed = wide * inverse
+        gate = torch.sigmoid(logits.to(normed.dtype))
+        ctx.save_for_backward(normed, inverse, gate, weight)
+        ctx.dtype = x.dtype
+        return (normed * weight).mul_(gate).to(x.dtype)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        normed, inverse, gate, weight = ctx.saved_tensors
+        width = normed.shape[-1]
+        grad = grad.to(normed.dtype)
+        grad_gated = grad * gate
+        product = (grad_gated * normed).view(-1, width)
+        grad_weight = product.sum(0).to(weight.dtype)
+        mean = torch.mv(product, weight.to(normed.dtype)).view(inverse.shape).div_(-width)
+        # sigmoid' = gate (1 - gate), and gate is already in the product
+        grad_logits = product.view_as(normed).mul_(weight)
+        grad_logits = grad_logits.addcmul_(grad_logits, gate, value=-1.0)
+        grad_x = grad_gated.mul_(weight).addcmul_(normed, mean).mul_(inverse)
+        return grad_x.to(ctx.dtype), grad_logits.to(ctx.dtype), grad_weight, None
+
+
+class GatedRmsNorm(nn.Module):
+    """sigmoid(logits) * x / rms(x) * weight."""
+
+    def __init__(self, width: int, *, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.eps = eps
+
+    def forward(self, x: Tensor, logits: Tensor) -> Tensor:
+        """Normalise and gate x [..., width] by logits of the same shape."""
+        gated: Tensor = _GatedRmsNorm.apply(x, logits, self.weight, self.eps)
+        return gated

@@ -1,0 +1,30 @@
+"""Rotary position embedding of the first `rotary_dim` dimensions of a head (half-split pairs)."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rotation(NamedTuple):
+    """Cosines and sines of the angles of each token, [N, 1, rotary_dim / 2] float32."""
+
+    cos: Tensor
+    sin: Tensor
+
+
+def rotation(positions: Tensor, *, rotary_dim: int, theta: float) -> Rotation:
+    """Angles position / theta^(2i / rotary_dim), i < rotary_dim / 2, of positions [N]."""
+    exponent = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=positions.device)
+    frequency = theta ** (-exponent / max(rotary_dim, 1))
+    angle = positions.view(-1, 1, 1).float() * frequency
+    return Rotation(angle.cos(), angle.sin())
+
+
+def rotate(x: Tensor, by: Rotation) -> Tensor:
+    """Rotate pairs (i, i + rotary_dim / 2) of heads x [N, H, D]; the dimensions behind stay."""
+    half = by.cos.shape[-1]
+    first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    left = first * by.cos - second * by.sin
+    right = second * by.cos + first * by.sin
+    return torch.cat((left.to(x.dtype), right.to(x.dtype), rest), dim=-1)
