@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from cispo.config.require import require
+from cispo.config.require import require, require_member
 from cispo.errors import ConfigError
 
 
@@ -52,16 +52,19 @@ class ObjectiveConfig:
         max_consecutive_drops: Groups dropped in a row before the run stops with `NoSignal`.
     """
 
-    kind: ObjectiveKind = ObjectiveKind.CISPO
+    kind: str = ObjectiveKind.CISPO
     ratio_max: float = 5.0
     ratio_min: float = 0.0
     allow_ratio_min: bool = False
-    advantage: AdvantageKind = AdvantageKind.GROUP_STD
-    token_weighting: TokenWeighting = TokenWeighting.PROMPT
+    advantage: str = AdvantageKind.GROUP_STD
+    token_weighting: str = TokenWeighting.PROMPT
     dynamic_sampling: bool = True
     max_consecutive_drops: int = 256
 
     def __post_init__(self) -> None:
+        require_member(ObjectiveKind, "objective.kind", self.kind)
+        require_member(AdvantageKind, "objective.advantage", self.advantage)
+        require_member(TokenWeighting, "objective.token_weighting", self.token_weighting)
         require(
             self.ratio_max >= 1.0,
             "objective.ratio_max",
@@ -74,7 +77,7 @@ class ObjectiveConfig:
             self.ratio_min,
             "it bounds the ratio pi/mu itself, so it must lie in 0..1",
         )
-        if self.kind is ObjectiveKind.CISPO and self.ratio_min > 0 and not self.allow_ratio_min:
+        if self.kind == ObjectiveKind.CISPO and self.ratio_min > 0 and not self.allow_ratio_min:
             raise ConfigError(
                 f"objective.ratio_min={self.ratio_min}: CISPO has no lower bound (paper, 3.1); "
                 "a positive one undoes the importance weight; set 0.0, "

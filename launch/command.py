@@ -1,0 +1,83 @@
+"""What all commands share: compose, check, run; a user's error is one message and exit code 2."""
+
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import fields, is_dataclass
+from typing import NoReturn, TypeVar
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from cispo.config import RunConfig, SftConfig
+from cispo.errors import CispoError
+from launch.typed import schema_at, to_typed, unknown_key
+
+Schema = TypeVar("Schema")
+
+
+def run_command(
+    config_name: str, schema: type[Schema], body: Callable[[Schema, str], None]
+) -> None:
+    """Run a command's body with its typed configuration and the same as YAML.
+
+    Exit codes: 0 done, 2 a user's error, refused with one message and no traceback. Any other
+    exception is a defect and keeps its traceback; `HYDRA_FULL_ERROR=1` shows that of a user's
+    error too.
+    """
+    _store_schemas()
+    wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") != "0"
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we phrase it
+
+    @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)
+    def composed(config: DictConfig) -> None:
+        try:
+            body(to_typed(config, schema), OmegaConf.to_yaml(config, resolve=True))
+        except CispoError as error:
+            if wants_traceback:
+                raise
+            _refuse(str(error))
+
+    try:
+        composed()
+    except (HydraException, OmegaConfBaseException) as error:
+        if wants_traceback:
+            raise
+        _refuse(_message(error, schema))
+
+
+def _refuse(message: str) -> NoReturn:
+    print(f"error: {message}", file=sys.stderr)
+    sys.exit(2)
+
+
+def _message(error: Exception, schema: type) -> str:
+    """One message in the words of the configuration, whatever library noticed the error."""
+    if isinstance(error, MissingConfigException) and error.options:
+        return f"{str(error).splitlines()[0]}; there are {', '.join(error.options)}"
+    cause: BaseException | None = error
+    while cause is not None:
+        key = getattr(cause, "full_key", None)
+        if isinstance(cause, OmegaConfBaseException) and key:
+            return _key_error(key, cause, schema)
+        cause = cause.__cause__
+    return str(error).strip().splitlines()[0]
+
+
+def _key_error(key: str, error: OmegaConfBaseException, schema: type) -> str:
+    *parents, last = key.split(".")
+    parent = schema_at(schema, parents)
+    if is_dataclass(parent):
+        known = [field.name for field in fields(parent)]
+        if last not in known:
+            return unknown_key(key, known)
+    return f"{key}: {(error.msg or str(error)).splitlines()[0]}"
+
+
+def _store_schemas() -> None:
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=RunConfig)
+    store.store(name="sft_schema", node=SftConfig)
