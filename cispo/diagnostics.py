@@ -7,7 +7,7 @@ never solved.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 from cispo.drops import DropReason
@@ -45,14 +45,14 @@ def describe(
         **_lengths(everything),
         **_stops(everything),
         **_verdicts(everything),
-        **{f"drops/{r}_count": float(len(dropped.get(r, ()))) for r in DropReason},
+        **{f"drops/{r}_groups": float(len(dropped.get(r, ()))) for r in DropReason},
         **_staleness(flat, version),
-        "tokens/sampled_count": float(
+        "rollout/sampled_tokens": float(
             sum(r.num_action_tokens for group in everything for r in group.rollouts)
         ),
-        "tokens/learned_count": float(sum(len(s.rollout.token_ids) for s in flat)),
-        "learn/samples_count": float(len(flat)),
-        "learn/updates_count": float(len(learned)),
+        "rollout/learned_tokens": float(sum(len(s.rollout.token_ids) for s in flat)),
+        "learn/samples": float(len(flat)),
+        "learn/updates": float(len(learned)),
         **_learned(learned),
     }
 
@@ -67,10 +67,10 @@ def speeds(metrics: Metrics, times: Metrics, *, sampling_seconds: float) -> dict
     """
     speed = {"time/rollout_busy_seconds": sampling_seconds}
     if sampling_seconds > 0:
-        sampled = metrics["tokens/sampled_count"]
+        sampled = metrics["rollout/sampled_tokens"]
         speed["time/rollout_tokens_per_second"] = sampled / sampling_seconds
     if times.get("time/learn_seconds", 0.0) > 0:
-        learned = metrics["tokens/learned_count"]
+        learned = metrics["rollout/learned_tokens"]
         speed["time/learner_tokens_per_second"] = learned / times["time/learn_seconds"]
     return speed
 
@@ -153,8 +153,8 @@ def _verdicts(groups: Sequence[Group]) -> dict[str, float]:
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     missing = sum(isinstance(verdict, Ungraded) for verdict in verdicts)
     return {
-        "verdict/count": float(len(verdicts)),
-        "verdict/invalid_count": float(missing),
+        "verdict/rollouts": float(len(verdicts)),
+        "verdict/invalid_rollouts": float(missing),
         "verdict/invalid_fraction": missing / len(verdicts),
     }
 
@@ -167,13 +167,16 @@ def _staleness(samples: Sequence[Sample], version: PolicyVersion) -> dict[str, f
 
 
 def _learned(learned: Sequence[Metrics]) -> dict[str, float]:
-    """Average over updates; the mismatch at equal weights only exists before the first update."""
+    """Average over updates, but keep extremes; a mismatch exists before the first update only."""
     values: defaultdict[str, list[float]] = defaultdict(list)
     for metrics in learned:
         for name, value in metrics.items():
             values[name].append(value)
+    over_updates: dict[str, Callable[[list[float]], float]] = {"min": min, "max": max}
     return {
-        name: numbers[0] if name.startswith("mismatch/") else _mean(numbers)
+        name: numbers[0]
+        if name.startswith("mismatch/")
+        else over_updates.get(name.rpartition("/")[2], _mean)(numbers)
         for name, numbers in values.items()
     }
 

@@ -97,8 +97,8 @@ def describe_heldout(groups: Sequence[Group]) -> dict[str, float]:
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     verdicts = [verdict for group in groups for verdict in group.verdicts]
     described["heldout/length_mean_tokens"] = _mean([r.num_action_tokens for r in rollouts])
-    described["heldout/tasks_count"] = float(len(groups))
-    described["heldout/invalid_count"] = float(sum(isinstance(v, Ungraded) for v in verdicts))
+    described["heldout/tasks"] = float(len(groups))
+    described["heldout/invalid_rollouts"] = float(sum(isinstance(v, Ungraded) for v in verdicts))
     return described
 
 

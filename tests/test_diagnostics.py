@@ -31,10 +31,10 @@ def test_dropped_groups_count_in_the_reward_and_by_reason() -> None:
     dropped = {"all_right": [right], "all_wrong": [wrong, make_group([0.0, 0.0], index=3)]}
     metrics = described(make_group([1.0, 0.0]), dropped=dropped)
     assert metrics["reward/mean"] == pytest.approx(3 / 8)
-    assert metrics["drops/all_right_count"] == 1
-    assert metrics["drops/all_wrong_count"] == 2
-    assert metrics["drops/equal_rewards_count"] == 0
-    assert metrics["drops/ungraded_count"] == 0
+    assert metrics["drops/all_right_groups"] == 1
+    assert metrics["drops/all_wrong_groups"] == 2
+    assert metrics["drops/equal_rewards_groups"] == 0
+    assert metrics["drops/ungraded_groups"] == 0
 
 
 def test_parts_and_accuracy_are_averaged_by_name_and_by_source() -> None:
@@ -127,30 +127,31 @@ def test_staleness_is_the_version_at_learning_minus_the_oldest_of_the_rollout() 
 def test_missing_verdicts_are_counted_and_never_a_reward() -> None:
     metrics = described(make_group([1.0, 1.0, None, None]))
     assert metrics["verdict/invalid_fraction"] == 0.5
-    assert metrics["verdict/invalid_count"] == 2
-    assert metrics["verdict/count"] == 4
+    assert metrics["verdict/invalid_rollouts"] == 2
+    assert metrics["verdict/rollouts"] == 4
     assert metrics["reward/mean"] == 1.0
 
 
 def test_tokens_are_counted_as_sampled_and_as_learned() -> None:
     kept, dropped = make_group([1.0, 0.0], lengths=[3, 5]), make_group([0.0, 0.0], index=1)
     metrics = described(kept, dropped={"all_wrong": [dropped]})
-    assert metrics["tokens/sampled_count"] == 3 + 5 + 3 + 3
-    assert metrics["tokens/learned_count"] == (2 + 3) + (2 + 5)
-    assert metrics["learn/samples_count"] == 2
+    assert metrics["rollout/sampled_tokens"] == 3 + 5 + 3 + 3
+    assert metrics["rollout/learned_tokens"] == (2 + 3) + (2 + 5)
+    assert metrics["learn/samples"] == 2
 
 
 def test_the_learners_metrics_are_averaged_but_the_mismatch_is_that_of_the_first_update() -> None:
     group = make_group([1.0, 0.0])
     learned = [
-        {"learn/loss": 1.0, "mismatch/max_nats": 0.001},
-        {"learn/loss": 2.0, "mismatch/max_nats": 0.9, "ratio/max": 3.0},
+        {"learn/loss": 1.0, "mismatch/max_nats": 0.001, "ratio/max": 3.0, "ratio/min": 0.5},
+        {"learn/loss": 2.0, "mismatch/max_nats": 0.9, "ratio/max": 1.0, "ratio/min": 0.7},
     ]
     metrics = describe([group], samples_of(group), learned, version=VERSION, dropped={})
     assert metrics["learn/loss"] == 1.5
     assert metrics["mismatch/max_nats"] == 0.001
     assert metrics["ratio/max"] == 3.0
-    assert metrics["learn/updates_count"] == 2
+    assert metrics["ratio/min"] == 0.5
+    assert metrics["learn/updates"] == 2
 
 
 def test_groups_are_merged_in_task_order() -> None:
@@ -163,7 +164,7 @@ def test_groups_are_merged_in_task_order() -> None:
 
 
 def test_speeds_relate_tokens_to_the_time_in_which_they_were_made() -> None:
-    metrics = {"tokens/sampled_count": 100.0, "tokens/learned_count": 300.0}
+    metrics = {"rollout/sampled_tokens": 100.0, "rollout/learned_tokens": 300.0}
     assert speeds(metrics, {"time/learn_seconds": 2.0}, sampling_seconds=4.0) == {
         "time/rollout_busy_seconds": 4.0,
         "time/rollout_tokens_per_second": 25.0,

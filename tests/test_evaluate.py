@@ -40,7 +40,7 @@ def test_avg_at_k_is_the_mean_over_tasks_of_their_share_of_right_answers() -> No
     # pass@2: 1 - C(3,2)/C(4,2) = 1/2 for one of four, 1 for four of four, 0 for none.
     assert metrics["heldout/pass@2"] == pytest.approx(0.5)
     assert metrics["heldout/length_mean_tokens"] == 3
-    assert metrics["heldout/tasks_count"] == 3
+    assert metrics["heldout/tasks"] == 3
 
 
 @pytest.mark.parametrize("num_right", range(6))
@@ -68,8 +68,8 @@ def test_ungraded_rollouts_are_counted_and_vote_in_nothing() -> None:
     assert metrics["heldout/avg@4"] == 0.5
     assert metrics["heldout/pass@4"] == 0.0
     assert metrics["heldout/pass@2"] == 0.5
-    assert metrics["heldout/invalid_count"] == 6
-    assert metrics["heldout/tasks_count"] == 3
+    assert metrics["heldout/invalid_rollouts"] == 6
+    assert metrics["heldout/tasks"] == 3
 
 
 def test_an_evaluation_without_any_verdict_is_an_error_with_its_cause() -> None:

@@ -207,7 +207,7 @@ async def test_dropped_groups_are_recorded_with_the_others() -> None:
     run = Run(iterations=1, verifier=verifier)
     await run.train(updates_per_iteration=1, evaluate_every=-1, checkpoint_every=0)
     assert [g.index for g in run.tracker.groups[1]] == [0, 1, 2, 3, 4]
-    assert run.tracker.lines[-1][1]["drops/all_wrong_count"] == 1
+    assert run.tracker.lines[-1][1]["drops/all_wrong_groups"] == 1
 
 
 async def test_a_slice_without_any_graded_rollout_takes_no_step() -> None:
@@ -224,7 +224,7 @@ async def test_a_slice_without_any_graded_rollout_takes_no_step() -> None:
         checkpoint_every=0,
     )
     assert [len(step) for step in run.learner.steps] == [4]
-    assert run.tracker.lines[-1][1]["learn/updates_count"] == 1
+    assert run.tracker.lines[-1][1]["learn/updates"] == 1
 
 
 async def test_an_error_of_the_learner_ends_the_run_and_cancels_the_sampling() -> None:
