@@ -1,0 +1,1 @@
+"""The learner: owner of the policy pi and its optimizer."""

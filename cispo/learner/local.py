@@ -1,0 +1,150 @@
+"""The reference learner: one process, plain torch, float32."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from cispo.batch.packing import Batch
+from cispo.errors import ConfigError, DivergedError
+from cispo.learner.accumulate import accumulate
+from cispo.learner.optim import adamw, learning_rate, set_learning_rate
+from cispo.learner.rule import UpdateRule, micro_batches
+from cispo.learner.saved import read_note, write_note
+from cispo.learner.statistics import metrics
+from cispo.policy.base import Policy, TokenScores
+from cispo.types import Metrics, Sample
+from cispo.weights.buckets import WeightBucket, exported_tensors, to_buckets
+
+_STATE_FILE = "learner.pt"
+_SHAPE = {"backend": "local", "dtype": "float32"}
+
+
+class LocalLearner:
+    """Takes optimizer steps on a policy in this process.
+
+    Args:
+        policy: The policy pi; float32.
+        rule: How samples become a gradient.
+        lr: Learning rate after warm-up.
+        beta1: Decay of AdamW's first moment.
+        beta2: Decay of its second moment.
+        eps: Its epsilon.
+        weight_decay: Its decoupled weight decay.
+        warmup_steps: Optimizer steps of linear warm-up.
+        max_grad_norm: Gradients above this global norm are scaled down.
+
+    Raises:
+        ConfigError: The policy is not float32: AdamW on bfloat16 weights loses most of its updates.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        rule: UpdateRule,
+        *,
+        lr: float,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        warmup_steps: int,
+        max_grad_norm: float,
+    ) -> None:
+        self._parameters = [p for p in policy.parameters() if p.requires_grad]
+        if any(p.dtype != torch.float32 for p in self._parameters):
+            raise ConfigError(
+                "policy.dtype=bfloat16: learner.backend=local trains float32 only; "
+                "set policy.dtype=float32 or learner.backend=deepspeed"
+            )
+        self._device = self._parameters[0].device
+        self._policy = policy.eval()  # dropout would make pi another policy than mu
+        self._rule = rule
+        self._lr = lr
+        self._warmup_steps = warmup_steps
+        self._max_grad_norm = max_grad_norm
+        self._optimizer = adamw(
+            self._parameters,
+            lr=lr,
+            beta1=beta1,
+            beta2=beta2,
+            eps=eps,
+            weight_decay=weight_decay,
+        )
+        self._num_steps = 0
+        self._fresh_version: int | None = None
+
+    def step(self, samples: Sequence[Sample]) -> Metrics:
+        """Take one optimizer step; see `cispo.ports.Learner`."""
+        batches = micro_batches(
+            samples,
+            weighting=self._rule.token_weighting,
+            micro_batch_tokens=self._rule.micro_batch_tokens,
+        )
+        self._optimizer.zero_grad(set_to_none=True)
+        statistics, fault = accumulate(
+            [batch.to(self._device) for batch in batches],
+            self,
+            rule=self._rule,
+            num_tokens=sum(batch.num_tokens for batch in batches),
+            fresh_version=self._fresh_version,
+        )
+        gradients = [p.grad for p in self._parameters if p.grad is not None]
+        norm = get_total_norm(gradients)
+        if fault is None and not bool(norm.isfinite()):
+            fault = f"the gradient's norm is {norm.item()}"
+        if fault is not None:
+            self._optimizer.zero_grad(set_to_none=True)
+            raise DivergedError(f"optimizer step {self._num_steps} was not taken: {fault}")
+        clip_grads_with_norm_(self._parameters, self._max_grad_norm, norm)
+        lr = learning_rate(self._num_steps, lr=self._lr, warmup_steps=self._warmup_steps)
+        set_learning_rate(self._optimizer, lr)
+        self._optimizer.step()
+        self._num_steps += 1
+        self._fresh_version = None
+        return {
+            **metrics(statistics),
+            "learn/grad_norm": norm.item(),
+            "learn/lr": lr,
+            "learn/micro_batches": float(len(batches)),
+        }
+
+    def buckets(self, *, version: int, max_bytes: int) -> Iterator[WeightBucket]:
+        """Export the weights as policy version `version`."""
+        self._fresh_version = version
+        yield from to_buckets(exported_tensors(self._policy), max_bytes=max_bytes)
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer; see `cispo.ports.Learner`."""
+        state = {"policy": self._policy.state_dict(), "optimizer": self._optimizer.state_dict()}
+        torch.save(state, folder / _STATE_FILE)
+        write_note(folder, num_steps=self._num_steps, **_SHAPE)
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: It was saved by another kind of learner.
+        """
+        self._num_steps = read_note(folder, **_SHAPE)
+        state = torch.load(folder / _STATE_FILE, map_location=self._device, weights_only=True)
+        self._policy.load_state_dict(state["policy"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._fresh_version = None
+
+    def forward(self, batch: Batch, *, temperature: float) -> TokenScores:
+        """Score one micro-batch; see `cispo.learner.accumulate.Passes`."""
+        scores: TokenScores = self._policy(
+            batch.token_ids, batch.cu_seqlens, batch.action_mask, temperature=temperature
+        )
+        return scores
+
+    def backward(self, loss: Tensor, *, is_last: bool) -> None:
+        """Add the loss's gradient to `.grad`."""
+        loss.backward()  # type: ignore[no-untyped-call]
+
+    def agree(self, fault: str | None) -> str | None:
+        """One process agrees with itself."""
+        return fault

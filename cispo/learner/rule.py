@@ -1,0 +1,86 @@
+"""What defines an update besides its samples, and how its samples are shared among ranks."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cispo.batch.packing import Batch, collate, pack, plan_packing, spread_over_ranks
+from cispo.batch.token_weights import token_weights
+from cispo.config import ObjectiveConfig, ObjectiveKind, TokenWeighting
+from cispo.objectives import Objective, objective
+from cispo.types import Sample
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpdateRule:
+    """One optimizer step as a function of its samples.
+
+    Attributes:
+        objective: The loss, with its bounds set.
+        ratio_max: Upper bound of pi/mu, for the diagnostics.
+        ratio_min: Lower bound of pi/mu, for the diagnostics.
+        token_weighting: Which average over tokens.
+        micro_batch_tokens: Tokens, prompts included, of one forward and backward pass of one rank.
+        temperature: The temperature at which the engine samples; log pi is taken at it too.
+        router_aux_loss_coef: Weight of the experts' balance loss.
+    """
+
+    objective: Objective
+    ratio_max: float
+    ratio_min: float
+    token_weighting: TokenWeighting
+    micro_batch_tokens: int
+    temperature: float = 1.0
+    router_aux_loss_coef: float = 0.0
+
+
+def update_rule(
+    config: ObjectiveConfig,
+    *,
+    micro_batch_tokens: int,
+    temperature: float,
+    router_aux_loss_coef: float,
+) -> UpdateRule:
+    """Read a rule from the configuration of the objective."""
+    return UpdateRule(
+        objective=objective(
+            ObjectiveKind(config.kind), ratio_max=config.ratio_max, ratio_min=config.ratio_min
+        ),
+        ratio_max=config.ratio_max,
+        ratio_min=config.ratio_min,
+        token_weighting=TokenWeighting(config.token_weighting),
+        micro_batch_tokens=micro_batch_tokens,
+        temperature=temperature,
+        router_aux_loss_coef=router_aux_loss_coef,
+    )
+
+
+def micro_batches(
+    samples: Sequence[Sample],
+    *,
+    weighting: TokenWeighting,
+    micro_batch_tokens: int,
+    rank: int = 0,
+    num_ranks: int = 1,
+) -> list[Batch]:
+    """The micro-batches of one rank; every rank gets equally many.
+
+    Token weights are taken over all samples, so that they sum to one over all ranks. All ranks
+    compute the same division and build the tensors of their own share only. A rank that would have
+    fewer micro-batches than another repeats the shortest sample with token weights of zero: under
+    ZeRO a pass is a collective, and a rank that skipped one would leave the others waiting.
+    """
+    weights = token_weights(samples, weighting=weighting)
+    lengths = [len(sample.rollout.token_ids) for sample in samples]
+    shares = spread_over_ranks(lengths, num_ranks=num_ranks)
+    count = max(
+        len(plan_packing([lengths[i] for i in share], micro_batch_tokens=micro_batch_tokens))
+        for share in shares
+    )
+    share = shares[rank]
+    batches = pack(
+        [samples[i] for i in share],
+        [weights[i] for i in share],
+        micro_batch_tokens=micro_batch_tokens,
+    )
+    shortest = samples[min(range(len(samples)), key=lambda i: lengths[i])]
+    return batches + [collate([shortest], [0.0]) for _ in range(count - len(batches))]
