@@ -1,0 +1,150 @@
+"""Runs programs in jails: namespaces, a seccomp filter, a control group, an unprivileged user."""
+
+import os
+import shutil
+import weakref
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+from cispo.errors import SandboxUnavailableError
+from sandboxes.base import ExecResult, Limits, Outcome, Program
+from sandboxes.cgroups import Cgroups, find_cgroups
+from sandboxes.interpreter import find_interpreter
+from sandboxes.jail import Jail
+from sandboxes.jail_command import jail_command
+from sandboxes.launcher import bwrap_candidates, find_bwrap, reachable_copy
+from sandboxes.probe import PROBE_LIMITS, probe_program, refused_layer, weak_layers
+from sandboxes.seccomp import jail_filter
+
+
+class BubblewrapSandbox:
+    """A fresh jail for each program, as root or as an ordinary user."""
+
+    def __init__(self, *, bwrap: Path | None = None, cgroups: Cgroups | None = None) -> None:
+        """Look for what jails need, and remove what dead workers left behind.
+
+        Args:
+            bwrap: Bubblewrap; None looks for one.
+            cgroups: Where control groups are made; None looks for a place. Pass `NO_CGROUPS` for
+                none.
+
+        Raises:
+            SandboxUnavailableError: Something that every jail needs is not on this machine.
+        """
+        self._candidates = list(bwrap_candidates()) if bwrap is None else [bwrap]
+        self._filter = jail_filter()
+        self._interpreter = find_interpreter()
+        found = find_cgroups() if cgroups is None else cgroups
+        self._cgroups = found if found is not None and found.parents else None
+        if self._cgroups is not None:
+            self._cgroups.reap()
+        self._use(self._candidates[0] if self._candidates else find_bwrap())
+
+    async def run(self, program: Program, limits: Limits) -> ExecResult:
+        """Run one program from a fresh start; see `sandboxes.base.Sandbox`.
+
+        A program that is over its wall limit is `TIMED_OUT`, also when it only slept, unless the
+        machine gave it no processor, which is `LOST`. So is one whose jail did not start or was
+        killed from outside.
+        """
+        with ExitStack() as owned:
+            try:
+                jail = self._start(program, limits, owned)
+            except OSError as error:
+                return _lost(f"the jail could not be started: {error}")
+            owned.callback(jail.close)
+            return await jail.finish()
+
+    async def probe(self) -> tuple[str, ...]:
+        """Run a real program that tries to break out; see `sandboxes.base.Sandbox`."""
+        refusals = []
+        for bwrap in self._candidates:
+            self._use(bwrap)
+            try:
+                return await self._probe()
+            except SandboxUnavailableError as error:
+                refusals.append(error)
+        raise refusals[-1]
+
+    async def _probe(self) -> tuple[str, ...]:
+        program = probe_program(outside_pid=os.getpid())
+        result = await self.run(program, PROBE_LIMITS)
+        message = result.stderr.decode(errors="replace")
+        if result.outcome is not Outcome.EXITED or result.exit_code != 0:
+            raise SandboxUnavailableError(
+                refused_layer(message, outcome=result.outcome, bwrap=self._bwrap)
+            )
+        if weak := weak_layers(result.stdout):
+            raise SandboxUnavailableError(
+                f"sandbox layer {weak[0]}: a program in the jail got through it"
+                f" (all that failed: {', '.join(weak)}; bubblewrap: {self._bwrap})"
+            )
+        if self._cgroups is None:
+            limits = "limits per process (no control group can be made here)"
+        else:
+            held = ", ".join(sorted(self._cgroups.parents))
+            limits = f"control group version {self._cgroups.version}: {held}"
+        user = "own user" if os.geteuid() == 0 else "user namespace only"
+        return ("namespaces", "seccomp", "read-only files", "no network", user, limits)
+
+    def _use(self, bwrap: Path) -> None:
+        self._bwrap = reachable_copy(bwrap)
+        if self._bwrap != bwrap:
+            copy = self._bwrap.parent.parent.parent
+            weakref.finalize(self, shutil.rmtree, copy, ignore_errors=True)
+
+    def _start(self, program: Program, limits: Limits, owned: ExitStack) -> Jail:
+        leaf = None
+        if self._cgroups is not None:
+            leaf = self._cgroups.leaf(limits)
+            owned.callback(leaf.remove)
+        with ExitStack() as handed_on:
+            contents = {"seccomp": self._filter, "stdin": program.stdin}
+            fixed = _in_memory(contents, handed_on)
+            files = _in_memory(program.files, handed_on)
+            return Jail(
+                lambda status, block: jail_command(
+                    self._bwrap,
+                    program.argv,
+                    limits=limits,
+                    interpreter=self._interpreter,
+                    seccomp=fixed["seccomp"],
+                    status=status,
+                    block=block,
+                    files=files,
+                    has_cgroup=leaf is not None,
+                ),
+                stdin=fixed["stdin"],
+                inherited=[fixed["seccomp"], *files.values()],
+                limits=limits,
+                leaf=leaf,
+            )
+
+
+NO_CGROUPS = Cgroups(version=1, parents={})
+"""Makes a sandbox do without control groups."""
+
+
+def _in_memory(contents: Mapping[str, bytes], owned: ExitStack) -> dict[str, int]:
+    """Return descriptors of anonymous files, each at its beginning."""
+    descriptors = {}
+    for name, data in contents.items():
+        descriptor = os.memfd_create("data")
+        owned.callback(os.close, descriptor)
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(data)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        descriptors[name] = descriptor
+    return descriptors
+
+
+def _lost(reason: str) -> ExecResult:
+    return ExecResult(
+        outcome=Outcome.LOST,
+        exit_code=None,
+        stdout=b"",
+        stderr=reason.encode(),
+        cpu_seconds=0.0,
+        wall_seconds=0.0,
+    )

@@ -1,0 +1,56 @@
+"""Processor time of a tree of processes: how much it used, and how long it waited for more."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_SHARE = 0.5
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """Return the CPU time of a process, its descendants and those they buried, to 0.01 s."""
+    ticks = 0
+    for process in _tree(pid):
+        try:
+            after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        ticks += sum(int(field) for field in after_name[11:15])
+    return ticks / _TICKS_PER_SECOND
+
+
+def was_starved(pid: int, *, wall_seconds: float, cpus: float) -> bool:
+    """Decide whether a tree of processes spent its time waiting for a processor.
+
+    True where one of its tasks was ready to run, and was not run, for at least half of the wall
+    time while the whole tree got less than half of what it was allowed. A sleeping program is not
+    ready to run, and a program that competes only with itself gets its allowance, so a program
+    cannot bring this about.
+
+    Args:
+        pid: Root of the tree, which must still be there.
+        wall_seconds: How long the tree has been running.
+        cpus: CPUs that it may use at once.
+    """
+    ran, longest_wait = 0.0, 0.0
+    for process in _tree(pid):
+        for task in Path(f"/proc/{process}/task").glob("*/schedstat"):
+            try:
+                on_cpu, waiting, _ = task.read_text().split()
+            except (OSError, ValueError):
+                continue
+            ran += int(on_cpu) / 1e9
+            longest_wait = max(longest_wait, int(waiting) / 1e9)
+    return longest_wait >= _SHARE * wall_seconds and ran < _SHARE * wall_seconds * cpus
+
+
+def _tree(pid: int) -> Iterator[int]:
+    yield pid
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            listed = children.read_text().split()
+        except OSError:
+            continue
+        for child in listed:
+            yield from _tree(int(child))
