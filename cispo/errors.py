@@ -37,5 +37,9 @@ class RolloutError(CispoError):
     """No rollout actor could produce a rollout for a task."""
 
 
+class LearnerError(CispoError):
+    """The learner cannot go on: ranks did not start or died; the message names them."""
+
+
 class CheckpointError(CispoError):
     """A checkpoint is missing, incomplete, or belongs to another run."""
