@@ -1,0 +1,38 @@
+"""Writes what a run leaves behind at its end: summary.json, report.png, report.html."""
+
+from pathlib import Path
+
+from cispo.tracking.figure import draw
+from cispo.tracking.history import read_history
+from cispo.tracking.report import lead, write_report
+from cispo.tracking.rollouts import read_rollouts
+from cispo.tracking.summary import summarise, write_summary
+
+
+def conclude(folder: Path, *, name: str) -> dict[str, object]:
+    """Read the run's files and write its summary and report.
+
+    Args:
+        folder: The run's folder, with `metrics.jsonl` and, where they exist, `config.yaml` and
+            `rollouts/`.
+        name: Name of the run.
+
+    Returns:
+        The summary, for `Tracker.finish`.
+    """
+    history = read_history(folder / "metrics.jsonl")
+    summary = summarise(history)
+    write_summary(folder / "summary.json", summary)
+    picture = folder / "report.png"
+    draw(history, picture, title=name, subtitle=lead(summary))
+    config = folder / "config.yaml"
+    recorded = sorted((folder / "rollouts").glob("iteration_*.jsonl.gz"))
+    write_report(
+        folder / "report.html",
+        name=name,
+        summary=summary,
+        picture=picture.read_bytes(),
+        rollouts=read_rollouts(recorded[-1]) if recorded else [],
+        config=config.read_text(encoding="utf-8") if config.exists() else "",
+    )
+    return summary

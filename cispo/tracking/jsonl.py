@@ -1,0 +1,53 @@
+"""Writes metrics.jsonl, one object a step, which reports and resumes rely on (stdlib only)."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cispo.errors import ConfigError
+from cispo.tracking.history import read_history
+from cispo.types import Group, Metrics
+
+
+class JsonlTracker:
+    """Appends a flushed line for every step; floats are written exactly.
+
+    Args:
+        path: The file; its folder exists.
+        keep_through: On a resume, the checkpoint's iteration: later lines are removed, so that no
+            step appears twice. None for a fresh run.
+
+    Raises:
+        ConfigError: A fresh run would overwrite an earlier one.
+    """
+
+    def __init__(self, path: Path, *, keep_through: int | None = None) -> None:
+        if keep_through is None and path.exists():
+            raise ConfigError(
+                f"run_dir={path.parent}: holds the {path.name} of an earlier run; choose another "
+                f"run_dir, or continue that run with resume={path.parent}"
+            )
+        if keep_through is not None and path.exists():
+            kept = [line(s, metrics) for s, metrics in read_history(path) if s <= keep_through]
+            shortened = path.with_suffix(".tmp")
+            shortened.write_text("".join(kept), encoding="utf-8")
+            os.replace(shortened, path)
+        self._file = path.open("a", encoding="utf-8")
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Append the step's line and flush it."""
+        self._file.write(line(step, metrics))
+        self._file.flush()
+
+    def record(self, step: int, groups: Sequence[Group]) -> None:
+        """Rollouts have files of their own."""
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def line(step: int, metrics: Metrics) -> str:
+    """The JSON line of a step: `repr` of each float, so that equal lines mean equal bits."""
+    return json.dumps({"step": step, **metrics}) + "\n"

@@ -1,0 +1,94 @@
+"""Writes the rollouts of an iteration to a compressed file, to be read or graded again."""
+
+import gzip
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cispo.drops import drop_reason
+from cispo.types import Graded, Group, Metrics, Rollout, Ungraded, Verdict
+
+
+class RolloutFiles:
+    """Writes `iteration_000001.jsonl.gz` and so on, one JSON object a rollout.
+
+    Args:
+        folder: Made when missing.
+        every: Iterations between files; 0 writes none.
+        keep_through: On a resume, the checkpoint's iteration: later files are removed.
+    """
+
+    def __init__(self, folder: Path, *, every: int, keep_through: int | None = None) -> None:
+        self._folder = folder
+        self._every = every
+        folder.mkdir(parents=True, exist_ok=True)
+        if keep_through is not None:
+            for path in folder.glob("iteration_*.jsonl.gz"):
+                if int(path.name.removeprefix("iteration_").partition(".")[0]) > keep_through:
+                    path.unlink()
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Metrics have a file of their own."""
+
+    def record(self, step: int, groups: Sequence[Group]) -> None:
+        """Write the iteration's file, all of it or nothing."""
+        if self._every == 0 or step % self._every:
+            return
+        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries(groups))
+        path = self._folder / f"iteration_{step:06d}.jsonl.gz"
+        unfinished = path.with_suffix(".tmp")
+        # Without a time stamp equal rollouts make equal files.
+        unfinished.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
+        os.replace(unfinished, path)
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Nothing is open."""
+
+
+def read_rollouts(path: Path) -> list[dict[str, Any]]:
+    """Read one file back."""
+    with gzip.open(path, "rt", encoding="utf-8") as lines:
+        return [json.loads(entry) for entry in lines]
+
+
+def entries(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+    """One JSON object a rollout; `task_id`, `verifier`, `response`, `truth` suffice to grade it."""
+    for group in groups:
+        dropped = drop_reason(group)
+        for member, (rollout, verdict) in enumerate(
+            zip(group.rollouts, group.verdicts, strict=True)
+        ):
+            yield {
+                "group": group.index,
+                "member": member,
+                "task_id": group.task.task_id,
+                "source": group.task.source,
+                "verifier": group.task.verifier,
+                "messages": [{"role": m.role, "content": m.content} for m in group.task.messages],
+                "truth": dict(group.task.truth),
+                "response": rollout.text,
+                **_verdict(verdict),
+                "without_signal": dropped,
+                **_trajectory(rollout),
+            }
+
+
+def _verdict(verdict: Verdict) -> dict[str, Any]:
+    match verdict:
+        case Graded():
+            return {"reward": verdict.reward, "parts": dict(verdict.parts), "ungraded": None}
+        case Ungraded():
+            return {"reward": None, "parts": None, "ungraded": verdict.cause}
+
+
+def _trajectory(rollout: Rollout) -> dict[str, Any]:
+    return {
+        "stop_reason": rollout.stop_reason,
+        "prompt_tokens": len(rollout.token_ids) - rollout.num_action_tokens,
+        "action_tokens": rollout.num_action_tokens,
+        "logprob_mean_nats": sum(rollout.behaviour_logprobs) / rollout.num_action_tokens,
+        "oldest_version": rollout.oldest_version,
+        "newest_version": rollout.newest_version,
+    }

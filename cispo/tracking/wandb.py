@@ -1,0 +1,108 @@
+"""Sends metrics to W&B without ever asking a question or ending a run."""
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+
+from cispo.errors import ConfigError
+from cispo.tracking.rollouts import entries
+from cispo.types import Group, Metrics
+
+_TABLE_ROWS = 16
+_TABLE_COLUMNS = ("task_id", "source", "response", "reward", "stop_reason", "action_tokens")
+
+
+class WandbTracker:
+    """Logs to one W&B run; a failure is counted, said once, and survived.
+
+    Args:
+        folder: The run's folder; it keeps W&B's files and the id under which a resume goes on.
+        mode: `offline` (upload later with `wandb sync`) or `online`.
+        project: W&B project.
+        name: Name of the run.
+        config: The whole configuration, shown beside the metrics.
+
+    Raises:
+        ConfigError: `online` without credentials: W&B would ask for them.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        mode: Literal["offline", "online"],
+        project: str,
+        name: str,
+        config: Mapping[str, Any],
+    ) -> None:
+        if mode == "online" and not wandb.login(prompt=False):
+            raise ConfigError(
+                "tracking.wandb_mode=online: W&B has no credentials on this machine; run "
+                "`wandb login` first, or use tracking.wandb_mode=offline"
+            )
+        self.num_failures = 0
+        self._run: Any = None
+
+        def start() -> None:
+            self._run = wandb.init(
+                dir=folder,
+                mode=mode,
+                project=project,
+                name=name,
+                id=_run_id(folder / "wandb_run_id.txt"),
+                resume="allow",
+                config=dict(config),
+                settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
+            )
+
+        self._attempt("start", start)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Log one step."""
+        self._attempt("log", lambda: self._run.log(dict(metrics), step=step))
+
+    def record(self, step: int, groups: Sequence[Group]) -> None:
+        """Log the first rollouts of the iteration as a table."""
+
+        def send() -> None:
+            rows = [[e[c] for c in _TABLE_COLUMNS] for e in islice(entries(groups), _TABLE_ROWS)]
+            table = wandb.Table(columns=list(_TABLE_COLUMNS), data=rows)
+            self._run.log({"rollouts": table}, step=step)
+
+        self._attempt("record rollouts", send)
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Write the summary and close the run."""
+
+        def close() -> None:
+            self._run.summary.update(dict(summary))
+            self._run.finish(quiet=True)
+
+        self._attempt("finish", close)
+
+    def _attempt(self, what: str, action: Callable[[], None]) -> None:
+        if self._run is None and what != "start":
+            self.num_failures += 1
+            return
+        try:
+            action()
+        except Exception as error:  # the run is worth more than its dashboard
+            self.num_failures += 1
+            if self.num_failures == 1:
+                logging.getLogger(__name__).warning(
+                    "W&B failed to %s (%s: %s); the run goes on, metrics.jsonl has everything",
+                    what,
+                    type(error).__name__,
+                    error,
+                )
+
+
+def _run_id(path: Path) -> str:
+    if not path.exists():
+        path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+    return path.read_text(encoding="utf-8").strip()
