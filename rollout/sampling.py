@@ -137,7 +137,7 @@ def _invert(mass: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
     in float64 costs ten times as much.
     """
     rows = torch.arange(mass.shape[0], device=mass.device)
-    blocks = mass.view(mass.shape[0], -1, _BLOCK)
+    blocks = mass.view(mass.shape[0], mass.shape[1] // _BLOCK, _BLOCK)
     ends = blocks.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)
     total = ends[:, -1]
     target = noise * total

@@ -1,4 +1,4 @@
-"""An engine without a model that plays answers from a script, for tests of all that surrounds it."""
+"""Plays answers from a script, without a model, to test all that surrounds an engine."""
 
 from __future__ import annotations
 

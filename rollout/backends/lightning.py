@@ -1,0 +1,204 @@
+"""Continuous batching of the lightning hybrid: a row is filled again the moment a sequence ends."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cispo.policy.lightning.model import LightningModel
+from cispo.policy.lightning.state import DecodeState
+from cispo.types import PolicyVersion
+from cispo.weights.buckets import WeightBucket, apply_buckets
+from rollout.backends.base import EngineStatistics, Finished, Request
+from rollout.sequences import Sequences
+
+_MIN_ROWS = 16
+"""With at least this many rows, a row's bits do not depend on how many there are; see `decode`."""
+
+_PREFILL_TOKENS = 8192
+"""Prompts of up to this many tokens together, or one longer prompt, are computed at once."""
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    """A request with members that have no row yet.
+
+    Attributes:
+        request: The request.
+        next_member: Its first member without a row.
+        hidden: [1, d] after the prompt, once that is computed.
+        state: Of one row, after the prompt.
+    """
+
+    request: Request
+    next_member: int = 0
+    hidden: Tensor | None = None
+    state: DecodeState | None = None
+
+    @property
+    def remaining(self) -> int:
+        return len(self.request.seeds) - self.next_member
+
+
+class LightningBackend:
+    """Decodes up to `max_sequences` sequences at once, in float32 on the CPU.
+
+    A prompt is computed once for its group. Tokens and log-probabilities of a rollout depend on the
+    weights, the prompt, its seed and the sampling alone, to the last bit.
+
+    Args:
+        model: A float32 model of this engine's own; its weights are overwritten by `load_weights`.
+        stop_token_ids: A token among these ends its sequence.
+        max_sequences: Rows.
+        repetition_tokens: See `rollout.stopping.stop_codes`.
+        repetition_probability: See `rollout.stopping.extend_streaks`.
+    """
+
+    def __init__(
+        self,
+        model: LightningModel,
+        *,
+        stop_token_ids: frozenset[int],
+        max_sequences: int,
+        repetition_tokens: int,
+        repetition_probability: float,
+    ) -> None:
+        self._model = model.requires_grad_(False).eval()
+        self._sequences = Sequences(
+            max_sequences,
+            vocabulary_size=model.config.vocab_size,
+            stop_token_ids=stop_token_ids,
+            repetition_tokens=repetition_tokens,
+            repetition_probability=repetition_probability,
+        )
+        num_rows = max(max_sequences, _MIN_ROWS)
+        self._state = DecodeState.empty(model.config, num_rows)
+        self._hidden = torch.zeros(num_rows, model.config.hidden_size)
+        self._tokens = torch.zeros(num_rows, dtype=torch.int64)
+        self._waiting: deque[_Waiting] = deque()
+        self._version = PolicyVersion(0)
+        self._statistics = EngineStatistics()
+
+    @property
+    def num_active(self) -> int:
+        """Sequences that are running or waiting."""
+        return self._sequences.num_active + sum(waiting.remaining for waiting in self._waiting)
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Counts since the start."""
+        return self._statistics
+
+    def start(self, request: Request) -> None:
+        """Accept a request.
+
+        Raises:
+            ValueError: It exceeds the model's positions.
+        """
+        longest = len(request.prompt) + request.sampling.max_new_tokens
+        limit = self._model.config.max_position_embeddings
+        if longest > limit:
+            raise ValueError(
+                f"task {request.task_id}: {len(request.prompt)} prompt tokens and max_new_tokens="
+                f"{request.sampling.max_new_tokens} exceed max_position_embeddings={limit}"
+            )
+        self._waiting.append(_Waiting(request))
+
+    @torch.inference_mode()
+    def abort(self, request_id: int) -> None:
+        """Forget a request."""
+        self._waiting = deque(w for w in self._waiting if w.request.request_id != request_id)
+        self._retire(self._sequences.rows_of(request_id))
+
+    @torch.inference_mode()
+    def step(self) -> list[Finished]:
+        """Read the last tokens, admit waiting sequences, and draw a token for every row.
+
+        Raises:
+            DivergedError: Logits are not finite; the message names the task.
+        """
+        if self.num_active == 0:
+            return []
+        start = time.perf_counter()
+        self._decode()
+        self._admit()
+        num_active = self._sequences.num_active
+        logits = self._model.logits(self._hidden[: max(num_active, _MIN_ROWS)])
+        ended = self._sequences.draw(logits[:num_active], self._version)
+        finished = self._sequences.finished(ended, self._version)
+        self._retire(ended)
+        self._statistics.sampled_tokens += num_active
+        self._statistics.decode_steps += 1
+        self._statistics.busy_seconds += time.perf_counter() - start
+        return finished
+
+    def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+        """Replace the weights; running sequences keep their state and go on with the new ones.
+
+        Raises:
+            WeightSyncError: The buckets are not the whole model, or changed on the way.
+        """
+        checksum = apply_buckets(self._model, buckets)
+        for waiting in self._waiting:  # what the old weights made of a prompt is wrong for new ones
+            waiting.hidden = waiting.state = None
+        self._version = version
+        return checksum
+
+    def _decode(self) -> None:
+        """Read the last token of every running row."""
+        num_active = self._sequences.num_active
+        if num_active == 0:
+            return
+        num_rows = max(num_active, _MIN_ROWS)
+        self._state.lengths[num_active:num_rows] = 0
+        self._tokens[:num_active] = self._sequences.last_tokens[:num_active]
+        self._hidden[:num_rows] = self._model.decode(self._tokens[:num_rows], self._state)
+
+    def _admit(self) -> None:
+        """Give free rows to waiting sequences, in the order of their requests."""
+        while self._waiting and self._sequences.num_free:
+            waiting = self._waiting[0]
+            if waiting.state is None:
+                self._prefill()
+            count = min(waiting.remaining, self._sequences.num_free)
+            members = range(waiting.next_member, waiting.next_member + count)
+            rows = self._sequences.admit(waiting.request, members, self._version)
+            assert waiting.hidden is not None
+            assert waiting.state is not None
+            self._hidden[rows] = waiting.hidden
+            self._state.write(
+                torch.arange(rows.start, rows.stop),
+                waiting.state,
+                torch.zeros(count, dtype=torch.int64),
+            )
+            waiting.next_member = members.stop
+            if waiting.remaining == 0:
+                self._waiting.popleft()
+
+    def _prefill(self) -> None:
+        """Compute together the prompts that will get a row now, the first waiting one at least."""
+        chosen: list[_Waiting] = []
+        num_tokens = num_rows = 0
+        for waiting in self._waiting:
+            num_tokens += len(waiting.request.prompt)
+            if chosen and (num_tokens > _PREFILL_TOKENS or num_rows >= self._sequences.num_free):
+                break
+            chosen.append(waiting)
+            num_rows += waiting.remaining
+        prompts = [torch.tensor(waiting.request.prompt) for waiting in chosen]
+        ends = torch.tensor([0, *map(len, prompts)]).cumsum(0)
+        hidden, state = self._model.prefill(torch.cat(prompts), ends.int())
+        for index, waiting in enumerate(chosen):
+            waiting.hidden = hidden[index : index + 1]
+            waiting.state = state.take(torch.tensor([index]))
+        self._statistics.prefill_tokens += int(ends[-1])
+
+    def _retire(self, rows: Sequence[int]) -> None:
+        if rows:
+            target, source = self._sequences.retire(rows)
+            self._state.write(target, self._state, source)

@@ -1,0 +1,183 @@
+"""Samples from any causal language model through transformers, one batch a request."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cispo.types import PolicyVersion
+from cispo.weights.buckets import WeightBucket, apply_buckets
+from rollout.backends.base import EngineStatistics, Finished, Request
+from rollout.sequences import Sequences
+
+
+@dataclass(slots=True, eq=False)
+class _Batch:
+    """Members of one request that run together: they are equally long, so nothing is padded.
+
+    Attributes:
+        sequences: One row a running member.
+        cache: Keys and values of the rows.
+        length: Tokens that the cache holds.
+    """
+
+    sequences: Sequences
+    cache: Any
+    length: int
+
+
+class TransformersBackend:
+    """Decodes with the model's own cache; the prompt is computed once and its cache repeated.
+
+    Requests that run at the same time take turns within a step. Batching them together would need
+    padding on the left, which transformers computes wrongly for hybrids and with other roundings
+    for all others.
+
+    Args:
+        network: A causal language model of transformers.
+        policy: The module around it whose parameters have the learner's names.
+        stop_token_ids: A token among these ends its sequence.
+        max_sequences: Sequences that run at once.
+        repetition_tokens: See `rollout.stopping.stop_codes`.
+        repetition_probability: See `rollout.stopping.extend_streaks`.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        policy: nn.Module,
+        *,
+        stop_token_ids: frozenset[int],
+        max_sequences: int,
+        repetition_tokens: int,
+        repetition_probability: float,
+    ) -> None:
+        self._network = network
+        self._policy = policy.requires_grad_(False).eval()
+        self._max_sequences = max_sequences
+        self._stopping = {
+            "vocabulary_size": network.config.get_text_config().vocab_size,
+            "stop_token_ids": stop_token_ids,
+            "repetition_tokens": repetition_tokens,
+            "repetition_probability": repetition_probability,
+            "device": network.device,
+        }
+        self._batches: list[_Batch] = []
+        self._waiting: deque[tuple[Request, range]] = deque()
+        self._version = PolicyVersion(0)
+        self._statistics = EngineStatistics()
+
+    @property
+    def num_active(self) -> int:
+        """Sequences that are running or waiting."""
+        return self._num_running + sum(len(members) for _, members in self._waiting)
+
+    @property
+    def statistics(self) -> EngineStatistics:
+        """Counts since the start."""
+        return self._statistics
+
+    def start(self, request: Request) -> None:
+        """Accept a request; one above `max_sequences` is served in parts.
+
+        Raises:
+            ValueError: It exceeds the model's positions.
+        """
+        longest = len(request.prompt) + request.sampling.max_new_tokens
+        limit = getattr(self._network.config, "max_position_embeddings", None)
+        if limit is not None and longest > limit:
+            raise ValueError(
+                f"task {request.task_id}: {len(request.prompt)} prompt tokens and max_new_tokens="
+                f"{request.sampling.max_new_tokens} exceed max_position_embeddings={limit}"
+            )
+        count = len(request.seeds)
+        for first in range(0, count, self._max_sequences):
+            members = range(first, min(first + self._max_sequences, count))
+            self._waiting.append((request, members))
+
+    def abort(self, request_id: int) -> None:
+        """Forget a request."""
+        self._waiting = deque(w for w in self._waiting if w[0].request_id != request_id)
+        self._batches = [b for b in self._batches if not b.sequences.rows_of(request_id)]
+
+    @torch.no_grad()
+    def step(self) -> list[Finished]:
+        """Draw a token for every running row, and start waiting requests that fit.
+
+        Raises:
+            DivergedError: Logits are not finite; the message names the task.
+        """
+        if self.num_active == 0:
+            return []
+        start = time.perf_counter()
+        finished = []
+        for batch in self._batches:
+            finished += self._draw(batch, self._decode(batch))
+        while self._waiting and self._fits(self._waiting[0][1]):
+            batch, logits = self._prefill(*self._waiting.popleft())
+            self._batches.append(batch)
+            finished += self._draw(batch, logits)
+        self._batches = [batch for batch in self._batches if batch.sequences.num_active]
+        self._statistics.decode_steps += 1
+        self._statistics.busy_seconds += time.perf_counter() - start
+        return finished
+
+    def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+        """Replace the weights; running sequences keep their cache and go on with the new ones.
+
+        Raises:
+            WeightSyncError: The buckets are not the whole model, or changed on the way.
+        """
+        checksum = apply_buckets(self._policy, buckets)
+        self._version = version
+        return checksum
+
+    @property
+    def _num_running(self) -> int:
+        return sum(batch.sequences.num_active for batch in self._batches)
+
+    def _fits(self, members: range) -> bool:
+        return self._num_running + len(members) <= self._max_sequences
+
+    def _prefill(self, request: Request, members: range) -> tuple[_Batch, Tensor]:
+        """Compute a prompt; returns its batch and logits of the next token, [members, V]."""
+        sequences = Sequences(len(members), **self._stopping)
+        sequences.admit(request, members, self._version)
+        prompt = torch.tensor([request.prompt], device=self._network.device)
+        output = self._network(input_ids=prompt, use_cache=True, logits_to_keep=1)
+        output.past_key_values.batch_repeat_interleave(len(members))
+        self._statistics.prefill_tokens += len(request.prompt)
+        batch = _Batch(sequences, output.past_key_values, len(request.prompt))
+        return batch, output.logits[:, -1].float().expand(len(members), -1)
+
+    def _decode(self, batch: _Batch) -> Tensor:
+        """Read the last token of every row; returns logits of the next one, [rows, V]."""
+        tokens = batch.sequences.last_tokens[: batch.sequences.num_active, None]
+        output = self._network(
+            input_ids=tokens,
+            # Given, because transformers' hybrids cannot count what their caches hold.
+            position_ids=torch.full_like(tokens, batch.length),
+            past_key_values=batch.cache,
+            use_cache=True,
+        )
+        batch.length += 1
+        logits: Tensor = output.logits[:, -1].float()
+        return logits
+
+    def _draw(self, batch: _Batch, logits: Tensor) -> list[Finished]:
+        sequences = batch.sequences
+        self._statistics.sampled_tokens += sequences.num_active
+        ended = sequences.draw(logits, self._version)
+        finished = sequences.finished(ended, self._version)
+        if ended:
+            order = torch.arange(sequences.num_active)
+            target, source = sequences.retire(ended)
+            order[target] = source
+            batch.cache.batch_select_indices(order[: sequences.num_active].to(logits.device))
+        return finished
