@@ -9,10 +9,10 @@ class TokenScores(NamedTuple):
     """What the policy says of the T tokens of a packed row.
 
     Attributes:
-        logprobs: [T] float32, log pi(token | its sequence before it) in nats; 0.0 off the action mask.
-        entropy: [T] float32, entropy in nats of the distribution that each action was drawn from; 0.0 off
-            the mask, and without a gradient.
-        aux_loss: Scalar balance loss of the experts, mean over layers, unweighted; 0.0 without experts.
+        logprobs: [T] float32, log pi(token | its sequence before it) in nats; 0.0 off the mask.
+        entropy: [T] float32, entropy in nats of the distribution of each action; 0.0 off the mask,
+            and without a gradient.
+        aux_loss: Scalar balance loss of the experts, mean over layers, unweighted; 0.0 without.
     """
 
     logprobs: Tensor

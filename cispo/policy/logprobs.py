@@ -19,8 +19,8 @@ def action_logprobs(
 ) -> tuple[Tensor, Tensor]:
     """Score action tokens by the hidden state before each of them.
 
-    Only positions that predict an action go through the head, `chunk` of them at once; the backward pass
-    recomputes their logits.
+    Only positions that predict an action go through the head, `chunk` of them at once; the backward
+    pass recomputes their logits.
 
     Args:
         hidden: [T, d] final hidden states of a packed row.
@@ -32,8 +32,8 @@ def action_logprobs(
         bias: [V] of the head, where it has one.
 
     Returns:
-        Log-probabilities in nats and entropies in nats, both [T] float32, 0.0 off the mask; the entropies carry
-        no gradient.
+        Log-probabilities and entropies in nats, both [T] float32, 0.0 off the mask; the entropies
+        carry no gradient.
 
     Raises:
         ValueError: The first token is an action: nothing precedes it.
@@ -42,7 +42,7 @@ def action_logprobs(
     if len(actions) and int(actions[0]) == 0:
         raise ValueError("the first token of a row cannot be an action: nothing predicts it")
     targets = token_ids.index_select(0, actions)
-    logprobs, entropy = _ActionLogprobs.apply(
+    logprobs, entropy = _ActionLogprobs.apply(  # type: ignore[no-untyped-call]
         hidden, weight, bias, actions - 1, targets, chunk, 1.0 / temperature
     )
     places = (len(token_ids),)
@@ -51,7 +51,7 @@ def action_logprobs(
 
 
 class ChunkedHead(nn.Module):
-    """The output matrix [V, d]; a module of its own, so that whoever shards parameters gathers it in time."""
+    """The output matrix [V, d]; a module of its own, so that sharded parameters arrive in time."""
 
     def __init__(self, hidden_size: int, vocab_size: int) -> None:
         super().__init__()

@@ -1,15 +1,17 @@
 """Lightning attention over packed sequences in chunks, with a hand-written backward pass.
 
-For a head with decay lambda = exp(-s), in a chunk with positions i, j = 0..C-1 (paper.md 4.1, in relative powers):
+For a head with decay lambda = exp(-s), in a chunk with positions i, j = 0..C-1 (the recurrence
+S_t = lambda S_{t-1} + k_t v_t^T, o_t = S_t^T q_t of MiniMax-M1's code, in relative powers):
 
     o_i   = lambda^(i+1) S^T q_i + sum_{j<=i} lambda^(i-j) (q_i . k_j) v_j
     S_out = lambda^C S + sum_j lambda^(C-1-j) k_j v_j^T
 
-Only non-negative powers occur, so nothing overflows. Autograd over a loop of chunks would cost T^2, because each slice's
-gradient is a tensor of full length; here the backward pass is one more loop over chunks.
+Only non-negative powers occur, so nothing overflows. Autograd over a loop of chunks would cost T^2,
+because each slice's gradient is a tensor of full length; here the backward pass is one more loop.
 """
 
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -42,7 +44,7 @@ class DecayTables(NamedTuple):
 def decay_tables(
     slopes: tuple[float, ...], block: int, dtype: torch.dtype, device: torch.device
 ) -> DecayTables:
-    """Decay tables of heads with these slopes s; a pure function, so no weight update can stale it."""
+    """Decay tables of heads with slopes s; a pure function, so no weight update can stale it."""
     s = torch.tensor(slopes, dtype=torch.float64).view(-1, 1, 1)
     i = torch.arange(block, dtype=torch.float64)
     distance = i.view(-1, 1) - i.view(1, -1)
@@ -67,7 +69,8 @@ def lightning_attention(
     """Attend within each packed sequence.
 
     Args:
-        qkv: [T, H, 3, D] queries, keys and values after their activation; computed in float32 (float64 stays).
+        qkv: [T, H, 3, D] queries, keys and values after their activation; computed in float32
+            (float64 stays float64).
         slopes: s of each of the H heads, > 0.
         layout: Chunks of the packed row.
         initial_state: [S, H, D, D] state before each sequence, keys by values; None is zero.
@@ -79,7 +82,9 @@ def lightning_attention(
     Raises:
         RuntimeError: A gradient of the gradient is asked for.
     """
-    output, state = _ChunkedAttention.apply(qkv, initial_state, slopes, layout, return_state)
+    output, state = _ChunkedAttention.apply(  # type: ignore[no-untyped-call]
+        qkv, initial_state, slopes, layout, return_state
+    )
     return output, state
 
 
@@ -147,7 +152,7 @@ def _flat(blocks: Tensor) -> Tensor:
 
 
 def _slabs(blocks: Tensor) -> range:
-    """Starts of the runs of rows whose scores fit `_SLAB_BYTES`, with the run's length as the step."""
+    """Starts of runs of rows whose scores fit `_SLAB_BYTES`; the run's length is the step."""
     _, R, H, C, _ = blocks.shape
     return range(0, R, max(1, _SLAB_BYTES // (H * C * C * blocks.element_size())))
 
@@ -163,7 +168,7 @@ def _scan(
     if initial_state is not None and counts:
         states[: counts[0]] = initial_state.index_select(0, layout.order)
     row = 0
-    for here, following in zip(counts, counts[1:], strict=False):
+    for here, following in pairwise(counts):
         key = blocks[1, row : row + following] * tables.key
         after = states[row + here - first : row + here - first + following]
         product = _flat(after)
@@ -238,7 +243,7 @@ def _scan_backward(
         The gradient of the initial state, [S, H, D, D], or None where there is none.
     """
     q = blocks[0]
-    _, H, C, D = q.shape
+    _, H, _, D = q.shape
     counts = layout.counts
     initial = blocks.new_zeros(layout.num_sequences, H, D, D) if needs_initial else None
     if grad_final is not None and initial is not None:
@@ -282,7 +287,7 @@ def _keys_and_values_backward(
 
 
 def _last_chunk_decay(layout: ChunkLayout, tables: DecayTables) -> tuple[Tensor, Tensor]:
-    """Decays of last chunks of m tokens: lambda^(m-1-j) [A, H, C, 1], zero on padding, and lambda^m."""
+    """Decays of last chunks of m tokens: lambda^(m-1-j) [A, H, C, 1], 0 on padding; lambda^m."""
     shift = torch.arange(layout.block, device=layout.order.device) - layout.last_lengths.view(-1, 1)
     key = tables.key[:, shift, 0].transpose(0, 1)
     key = torch.where((shift < 0).unsqueeze(1), key, 0.0)
@@ -297,7 +302,7 @@ def _final_state(
     layout: ChunkLayout,
     tables: DecayTables,
 ) -> Tensor:
-    """Compute the state after each sequence, [S, H, D, D]; an empty one hands on its initial state."""
+    """Compute the state after each sequence, [S, H, D, D]; an empty one keeps its initial state."""
     _, R, H, _, D = blocks.shape
     final = blocks.new_zeros(layout.num_sequences, H, D, D)
     if initial_state is not None:
@@ -323,7 +328,7 @@ def _final_state_backward(
     layout: ChunkLayout,
     tables: DecayTables,
 ) -> Tensor:
-    """Add what the last chunks' k and v owe to the final state; return what the state before owes."""
+    """Add what last chunks' k and v owe to the final state; return what the state before owes."""
     _, _, H, C, D = blocks.shape
     key_decay, whole = _last_chunk_decay(layout, tables)
     rows = layout.last_rows

@@ -8,6 +8,7 @@ from cispo.errors import ConfigError
 
 LINEAR = "linear_attention"
 FULL = "full_attention"
+MODEL_TYPE = "minimax_m1"
 
 _RELEASED_NAMES = {
     "layernorm_full_attention_alpha": "full_attn_alpha_factor",
@@ -156,7 +157,7 @@ class LightningConfig:
         theirs = {ours: released for released, ours in _RELEASED_NAMES.items()}
         named = {theirs.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
         named["attn_type_list"] = [int(kind == FULL) for kind in named.pop("layer_types")]
-        released = {"architectures": ["MiniMaxM1ForCausalLM"], "model_type": "minimax_m1"}
+        released = {"architectures": ["MiniMaxM1ForCausalLM"], "model_type": MODEL_TYPE}
         return {**released, **_FIXED, **named}
 
 

@@ -39,7 +39,7 @@ class LightningLayer(nn.Module):
         self.input_layernorm = RmsNorm(config.hidden_size, eps=eps)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=eps)
         self.is_linear = config.layer_types[layer] == LINEAR
-        self.self_attn: nn.Module
+        self.self_attn: LightningAttention | SoftmaxAttention
         if self.is_linear:
             self.self_attn = LightningAttention(config, layer)
             factors = (config.linear_attn_alpha_factor, config.linear_attn_beta_factor)
@@ -61,8 +61,9 @@ class LightningLayer(nn.Module):
         """Run packed tokens x [T, d] through the layer.
 
         Returns:
-            The residual stream, the balance loss or None, and, if wanted, what decoding goes on from: the states
-            [S, H, D, D] of a lightning layer, or the keys and values [T, KVH, D] of a softmax layer.
+            The residual stream, the balance loss or None, and, if wanted, what decoding goes on
+            from: the states [S, H, D, D] of a lightning layer, or the keys and values [T, KVH, D]
+            of a softmax layer.
         """
         normed = self.input_layernorm(x)
         memory: tuple[Tensor, ...] = ()
@@ -76,8 +77,9 @@ class LightningLayer(nn.Module):
         return x, loss, memory
 
     def step_linear(self, x: Tensor, state: Tensor) -> Tensor:
-        """Read one token a row, x [N, d], with a lightning layer; updates the states [N, H, D, D]."""
+        """Read one token a row, x [N, d], with a lightning layer; updates states [N, H, D, D]."""
         normed = self.input_layernorm(x)
+        assert isinstance(self.self_attn, LightningAttention)
         y = self.self_attn.step(normed, state)
         return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 
@@ -86,6 +88,7 @@ class LightningLayer(nn.Module):
     ) -> Tensor:
         """Read one token a row with a softmax layer; see `SoftmaxAttention.step`."""
         normed = self.input_layernorm(x)
+        assert isinstance(self.self_attn, SoftmaxAttention)
         y = self.self_attn.step(normed, by, keys, values, lengths, window)
         return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 

@@ -1,4 +1,4 @@
-"""Where the tokens of a packed row go: chunks for lightning attention, padded buckets for softmax."""
+"""Where the tokens of a packed row go: chunks for lightning layers, buckets for softmax layers."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ so that what a sequence computes never depends on its neighbours."""
 class ChunkLayout:
     """Sequences cut into chunks of C tokens that start at the sequence's start.
 
-    Rows of chunks are ordered by the chunk's index in its sequence, and within one index by descending
-    number of chunks, so the sequences that reach chunk c + 1 are the first rows of chunk c.
+    Rows of chunks are ordered by the chunk's index in its sequence, and within one index by
+    descending number of chunks, so the sequences that reach chunk c + 1 are the first of chunk c.
 
     Attributes:
         block: C.
@@ -118,7 +118,7 @@ def bucket_layout(cu_seqlens: Tensor, *, num_heads: int) -> BucketLayout:
     padded = (starts.diff() + _BUCKET - 1) // _BUCKET * _BUCKET
     heads = torch.arange(num_heads, device=device).view(1, -1, 1)
     buckets, gathers, valids, sequences = [], [], [], []
-    for length in padded.unique().tolist():
+    for length in sorted(set(padded.tolist())):
         if length == 0:
             continue
         chosen = (padded == length).nonzero().view(-1)

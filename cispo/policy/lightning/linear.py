@@ -25,13 +25,13 @@ def head_slopes(num_heads: int) -> list[float]:
 
 
 def layer_slopes(num_heads: int, *, layer: int, num_layers: int) -> tuple[float, ...]:
-    """Slopes s of one layer's heads: ALiBi's times 1 - l/(L-1) + 1e-5, so that deep layers forget less."""
+    """Slopes s of one layer's heads: ALiBi's times 1 - l/(L-1) + 1e-5; deep layers forget less."""
     factor = 1.0 - layer / max(num_layers - 1, 1) + 1e-5
     return tuple(slope * factor for slope in head_slopes(num_heads))
 
 
 class LightningAttention(nn.Module):
-    """W_o (sigmoid(W_g x) * RMSNorm(attention(silu(W_qkv x)))); no softmax, no rotation, no 1/sqrt(D)."""
+    """W_o (sigmoid(W_g x) * RMSNorm(attention(silu(W_qkv x)))); no rotation, no 1/sqrt(D)."""
 
     def __init__(self, config: LightningConfig, layer: int) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class LightningAttention(nn.Module):
     def forward(
         self, x: Tensor, layout: ChunkLayout, *, return_state: bool = False
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend over packed x [T, d]; return the output [T, d] and the states [S, H, D, D] if wanted."""
+        """Attend over packed x [T, d]; return the output, and states [S, H, D, D] if wanted."""
         qkv = F.silu(self.qkv_proj(x)).view(len(x), self.num_heads, 3, self.head_dim)
         o, state = lightning_attention(qkv, self.slopes, layout, return_state=return_state)
         return self.out_proj(self.norm(o.flatten(1), self.output_gate(x))), state
@@ -63,4 +63,5 @@ class LightningAttention(nn.Module):
         state.addcmul_(state, loss)
         state.addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
         o = torch.bmm(q.reshape(N * H, 1, D), state.view(N * H, D, D)).view(N, H * D)
-        return self.out_proj(self.norm(o.to(x.dtype), self.output_gate(x)))
+        y: Tensor = self.out_proj(self.norm(o.to(x.dtype), self.output_gate(x)))
+        return y

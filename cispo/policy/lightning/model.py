@@ -1,4 +1,4 @@
-"""The lightning hybrid: one model in chunked form for training and prefill, and recurrent form for decoding."""
+"""The lightning hybrid: chunked form for training and prefill, recurrent form for decoding."""
 
 import torch
 from torch import Tensor, nn
@@ -15,11 +15,11 @@ from cispo.policy.lightning.state import DecodeState
 from cispo.policy.logprobs import ChunkedHead
 
 _INVARIANT_ROWS = 16
-"""From this many rows on, a matrix product on CPU gives a row the same bits whatever the other rows."""
+"""From this many rows on, a float32 product on CPU gives a row the same bits in any company."""
 
 
 class LightningStack(nn.Module):
-    """Embedding, layers and final norm; exists so that parameters carry the released checkpoint's names."""
+    """Embedding, layers and final norm; gives parameters the released checkpoint's names."""
 
     def __init__(self, config: LightningConfig) -> None:
         super().__init__()
@@ -34,7 +34,8 @@ class LightningStack(nn.Module):
         """Run packed tokens [T] through the layers.
 
         Returns:
-            Residual stream [T, d] before the final norm, mean balance loss, and the layers' memories if wanted.
+            Residual stream [T, d] before the final norm, mean balance loss, and the layers'
+            memories if wanted.
         """
         x = self.embed_tokens(token_ids)
         losses, memories = [], []
@@ -63,7 +64,8 @@ class LightningModel(Policy):
         self.model = LightningStack(config)
         self.lm_head = ChunkedHead(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
-            self.lm_head.weight = self.model.embed_tokens.weight
+            self.lm_head.weight = nn.Parameter(self.model.embed_tokens.weight)
+            self.model.embed_tokens.weight = self.lm_head.weight
 
     def forward(
         self,
@@ -90,7 +92,8 @@ class LightningModel(Policy):
         """Read packed prompts at once.
 
         Returns:
-            Final-normed hidden states [S, d] of the prompts' last tokens, and the state after each prompt.
+            Final-normed hidden states [S, d] of the prompts' last tokens, and the state after each
+            prompt.
         """
         num_sequences = len(cu_seqlens) - 1
         if len(token_ids) < _INVARIANT_ROWS:
@@ -122,7 +125,8 @@ class LightningModel(Policy):
     def decode(self, token_ids: Tensor, state: DecodeState) -> Tensor:
         """Read one more token of each of the first N rows of the state, which is updated in place.
 
-        With at least 16 rows, a row's bits depend neither on N nor on the other rows (float32 on CPU).
+        With at least 16 rows, a row's bits depend neither on N nor on the other rows (float32 on
+        CPU, products over at most 512 inputs).
 
         Args:
             token_ids: [N] int64.
@@ -141,10 +145,12 @@ class LightningModel(Policy):
         x = self.model.embed_tokens(token_ids)
         linear = full = 0
         for layer in self.model.layers:
+            assert isinstance(layer, LightningLayer)
             if layer.is_linear:
                 x = layer.step_linear(x, state.linear[linear, :N])
                 linear += 1
             else:
+                assert by is not None
                 buffers = state.keys[full, :N], state.values[full, :N]
                 x = layer.step_full(x, by, *buffers, lengths, window)
                 full += 1
@@ -160,8 +166,8 @@ class LightningModel(Policy):
     def initialise(self, seed: int) -> None:
         """Draw new weights: the same seed gives the same weights.
 
-        Matrices get a standard deviation of 1/sqrt(inputs), those that write to the residual stream DeepNorm's
-        (8 L)^(-1/4) of that; embedding and head get `initializer_range`.
+        Matrices get a standard deviation of 1/sqrt(inputs), those that write to the residual stream
+        DeepNorm's (8 L)^(-1/4) of that; embedding and head get `initializer_range`.
         """
         generator = torch.Generator().manual_seed(seed)
         residual_gain = (8 * self.config.num_hidden_layers) ** -0.25

@@ -1,4 +1,4 @@
-"""The feed-forward half of a layer: gated experts behind a float32 router, without dropped tokens."""
+"""The feed-forward half of a layer: gated experts behind a float32 router, no token dropped."""
 
 from typing import Any, NamedTuple
 
@@ -7,9 +7,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from cispo.policy.lightning.feedforward import feed_forward, swiglu, swiglu_backward
+
 _DENSE_EXPERTS = 8
-"""Up to this many experts, inference runs all of them on all tokens: fixed shapes make a token's result
-independent of the other tokens, and at a few rows a step the weights' traffic is the cost either way."""
+"""Up to this many experts, inference runs all of them on all tokens: fixed shapes make a token's
+result independent of the other tokens, and with few rows weight traffic is the cost anyway."""
 
 
 class Routing(NamedTuple):
@@ -34,7 +36,7 @@ def route(logits: Tensor, *, top_k: int) -> Routing:
 
 
 def balance_loss(routing: Routing) -> Tensor:
-    """GShard's balance loss E sum_e f_e m_e: 1 where experts share tokens evenly, E where one gets all.
+    """GShard's balance loss E sum_e f_e m_e: 1 where experts share evenly, E where one gets all.
 
     f_e is the share of assignments that expert e received, m_e its mean probability.
     """
@@ -46,23 +48,19 @@ def balance_loss(routing: Routing) -> Tensor:
 
 
 class _SwiGlu(torch.autograd.Function):
-    """silu(gate) * up of [..., 2 I] -> [..., I], whose gradient is written into one tensor."""
+    """`swiglu`, whose gradient is written into one tensor."""
 
     @staticmethod
     def forward(ctx: Any, gate_up: Tensor) -> Tensor:
         ctx.save_for_backward(gate_up)
-        gate, up = gate_up.chunk(2, dim=-1)
-        return F.silu(gate).mul_(up)
+        return swiglu(gate_up)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (gate_up,) = ctx.saved_tensors
-        gate, up = gate_up.chunk(2, dim=-1)
         grad_gate_up = torch.empty_like(gate_up)
-        grad_gate, grad_up = grad_gate_up.chunk(2, dim=-1)
-        torch.mul(grad, F.silu(gate), out=grad_up)
-        torch.ops.aten.silu_backward.grad_input(grad * up, gate, grad_input=grad_gate)
+        swiglu_backward(grad, gate_up, grad_gate_up)
         return grad_gate_up
 
 
@@ -84,7 +82,7 @@ class _Dispatch(torch.autograd.Function):
 
 
 class _Combine(torch.autograd.Function):
-    """Weighted sum [N, d] of the experts' outputs [N k, d], which are in the order of assignments."""
+    """Weighted sum [N, d] of the experts' outputs [N k, d] in the order of assignments."""
 
     @staticmethod
     def forward(ctx: Any, y: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
@@ -121,8 +119,7 @@ class Experts(nn.Module):
     def forward(self, x: Tensor, routing: Routing | None) -> Tensor:
         """Run tokens x [N, d] through their experts; without a routing, through the only one."""
         if routing is None:
-            gate_up = F.linear(x, self.gate_up_proj.squeeze(0))
-            return F.linear(_SwiGlu.apply(gate_up), self.down_proj.squeeze(0))
+            return feed_forward(x, self.gate_up_proj.squeeze(0), self.down_proj.squeeze(0))
         if not torch.is_grad_enabled() and len(self.down_proj) <= _DENSE_EXPERTS:
             return self._all_experts(x, routing)
         return self._grouped(x, routing)
@@ -133,10 +130,15 @@ class Experts(nn.Module):
         inverse[order] = torch.arange(len(order), device=order.device)
         experts = torch.arange(len(self.down_proj), device=order.device)
         ends = torch.searchsorted(assigned, experts, right=True).to(torch.int32)
-        inputs = _Dispatch.apply(x, order, inverse, routing.experts.shape[1])
+        inputs = _Dispatch.apply(  # type: ignore[no-untyped-call]
+            x, order, inverse, routing.experts.shape[1]
+        )
         gate_up = F.grouped_mm(inputs, self.gate_up_proj.transpose(1, 2), offs=ends)
-        outputs = F.grouped_mm(_SwiGlu.apply(gate_up), self.down_proj.transpose(1, 2), offs=ends)
-        combined: Tensor = _Combine.apply(outputs, routing.weights, order, inverse)
+        inner = _SwiGlu.apply(gate_up)  # type: ignore[no-untyped-call]
+        outputs = F.grouped_mm(inner, self.down_proj.transpose(1, 2), offs=ends)
+        combined: Tensor = _Combine.apply(  # type: ignore[no-untyped-call]
+            outputs, routing.weights, order, inverse
+        )
         return combined
 
     def _all_experts(self, x: Tensor, routing: Routing) -> Tensor:
@@ -162,7 +164,7 @@ class MixtureOfExperts(nn.Module):
         self.gate = Router(hidden_size, num_experts) if num_experts > 1 else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Run tokens x [N, d]; return the output [N, d] and the balance loss, None without a router."""
+        """Run tokens x [N, d]; return the output and the balance loss, if there is a router."""
         if self.gate is None:
             return self.experts(x, None), None
         routing = route(self.gate(x), top_k=self.top_k)

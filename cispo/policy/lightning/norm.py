@@ -10,7 +10,8 @@ from torch.autograd.function import once_differentiable
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
     """1 / sqrt(mean(x^2) + eps) over the last dimension, [..., 1]."""
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    inverse: Tensor = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    return inverse
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -49,7 +50,9 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of x [..., width]."""
-        normed: Tensor = _RmsNorm.apply(x, self.weight, self.eps)
+        normed: Tensor = _RmsNorm.apply(  # type: ignore[no-untyped-call]
+            x, self.weight, self.eps
+        )
         return normed
 
 
@@ -91,5 +94,7 @@ class GatedRmsNorm(nn.Module):
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
         """Normalise and gate x [..., width] by logits of the same shape."""
-        gated: Tensor = _GatedRmsNorm.apply(x, logits, self.weight, self.eps)
+        gated: Tensor = _GatedRmsNorm.apply(  # type: ignore[no-untyped-call]
+            x, logits, self.weight, self.eps
+        )
         return gated

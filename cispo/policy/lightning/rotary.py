@@ -24,7 +24,7 @@ def rotation(positions: Tensor, *, rotary_dim: int, theta: float) -> Rotation:
 def rotate(x: Tensor, by: Rotation) -> Tensor:
     """Rotate pairs (i, i + rotary_dim / 2) of heads x [N, H, D]; the dimensions behind stay."""
     half = by.cos.shape[-1]
-    first, second, rest = x.split((half, half, x.shape[-1] - 2 * half), dim=-1)
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
     left = first * by.cos - second * by.sin
     right = second * by.cos + first * by.sin
     return torch.cat((left.to(x.dtype), right.to(x.dtype), rest), dim=-1)

@@ -1,4 +1,4 @@
-"""Softmax attention with grouped queries over packed sequences, and over key-value buffers when decoding."""
+"""Softmax attention with grouped queries, over packed sequences and over key-value buffers."""
 
 from typing import Any
 
@@ -50,22 +50,24 @@ def packed_attention(
     Costs the sum of squared lengths, not the square of the row's length.
     """
     H, D = q.shape[1:]
-    query = _split(_Pad.apply(q, queries), queries, H)
-    key = _split(_Pad.apply(k, keys), keys, k.shape[1])
-    value = _split(_Pad.apply(v, keys), keys, k.shape[1])
+    query, key, value = _split(q, queries), _split(k, keys), _split(v, keys)
     outputs = [
         F.scaled_dot_product_attention(*part, is_causal=True, enable_gqa=k.shape[1] != H)
         for part in zip(query, key, value, strict=True)
     ]
     flat = [output.reshape(-1, D) for output in outputs]
-    unpadded: Tensor = _Unpad.apply(flat[0] if len(flat) == 1 else torch.cat(flat), queries, H)
+    unpadded: Tensor = _Unpad.apply(  # type: ignore[no-untyped-call]
+        flat[0] if len(flat) == 1 else torch.cat(flat), queries, H
+    )
     return unpadded
 
 
-def _split(rows: Tensor, layout: BucketLayout, num_heads: int) -> list[Tensor]:
-    D = rows.shape[-1]
+def _split(x: Tensor, layout: BucketLayout) -> list[Tensor]:
+    """Heads [T, H, D] -> one [sequences, H, padded length, D] a bucket."""
+    num_heads, D = x.shape[1:]
+    rows = _Pad.apply(x, layout)  # type: ignore[no-untyped-call]
     sizes = [count * num_heads * length for count, length in layout.buckets]
-    parts = [rows] if len(sizes) == 1 else rows.split(sizes)
+    parts = [rows] if len(sizes) == 1 else torch.split(rows, sizes)
     shapes = [(count, num_heads, length, D) for count, length in layout.buckets]
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
@@ -94,7 +96,7 @@ class SoftmaxAttention(nn.Module):
     def forward(
         self, x: Tensor, by: Rotation, queries: BucketLayout, keys: BucketLayout
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend over packed x [T, d]; return the output [T, d], and the keys and values [T, KVH, D]."""
+        """Attend over packed x [T, d]; return the output [T, d], keys and values [T, KVH, D]."""
         q, k, v = self.project(x, by)
         output = packed_attention(q, k, v, queries=queries, keys=keys)
         return self.o_proj(output.flatten(1)), k, v
@@ -104,7 +106,7 @@ class SoftmaxAttention(nn.Module):
     ) -> Tensor:
         """Attend from one new token a row, x [N, d], appending to buffers [N, KVH, capacity, D].
 
-        `lengths` [N] counts the tokens before this one; `window` is a multiple of 64 above all of them.
+        `lengths` [N] counts the tokens before this one; `window` is a multiple of 64 above all.
         """
         q, k, v = self.project(x, by)
         N, H, D = q.shape
@@ -118,9 +120,10 @@ class SoftmaxAttention(nn.Module):
         future = torch.arange(window, device=x.device) > lengths.view(-1, 1)
         scores.view(N, H, window).masked_fill_(future.unsqueeze(1), -torch.inf)
         output = torch.bmm(torch.softmax(scores, dim=-1).to(seen_values.dtype), seen_values)
-        return self.o_proj(output.view(N, H * D))
+        y: Tensor = self.o_proj(output.view(N, H * D))
+        return y
 
 
 def window_of(longest: int) -> int:
-    """Length of key-value buffers that a step reads when the longest row has seen `longest` tokens."""
+    """Tokens of the buffers that a step reads when the longest row has seen `longest` tokens."""
     return (longest // KV_BLOCK + 1) * KV_BLOCK

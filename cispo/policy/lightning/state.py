@@ -38,7 +38,7 @@ class DecodeState:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",
     ) -> "DecodeState":
-        """Make the state of `rows` sequences that have seen nothing, with room for `capacity` tokens."""
+        """Make the state of `rows` sequences that have seen nothing; room for `capacity` tokens."""
         D = config.head_dim
         linear = (config.layer_types.count(LINEAR), rows, config.num_attention_heads, D, D)
         room = _round_up(capacity)
@@ -66,7 +66,7 @@ class DecodeState:
         return sum(t.nbytes for t in (self.linear, self.keys, self.values, self.lengths))
 
     def reserve(self, tokens: int) -> None:
-        """Make room for `tokens` tokens a row; grows by at least half, so that growth stays rare."""
+        """Make room for `tokens` tokens a row; grows by half at least, so that growth is rare."""
         if tokens <= self.capacity or self.keys.shape[0] == 0:
             return
         room = _round_up(max(tokens, self.capacity * 3 // 2))
@@ -77,7 +77,7 @@ class DecodeState:
             setattr(self, name, new)
 
     def write(self, rows: Tensor, source: "DecodeState", source_rows: Tensor) -> None:
-        """Copy rows of `source` over rows of this state, both [n] int64; a source row may repeat."""
+        """Copy rows of `source` over rows of this state, both [n] int64; source rows may repeat."""
         lengths = source.lengths[source_rows]
         self.linear[:, rows] = source.linear[:, source_rows]
         self.lengths[rows] = lengths

@@ -1,0 +1,88 @@
+"""Any other causal language model of transformers as a policy."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from cispo.errors import ConfigError
+from cispo.policy.base import Policy, TokenScores
+from cispo.policy.logprobs import action_logprobs
+
+_CHANGED_LOGITS = ("final_logit_softcapping", "logit_scale", "logits_scaling")
+"""Fields of config.json by which a model changes what its head returns."""
+
+
+class TransformersPolicy(Policy):
+    """A causal language model whose head is applied to action tokens only.
+
+    Attributes:
+        network: The model of transformers.
+        logprob_chunk: Positions whose logits exist at once.
+
+    Raises:
+        ConfigError: The model changes its logits after the head, which would be ignored here.
+    """
+
+    def __init__(self, network: Any, *, logprob_chunk: int) -> None:
+        super().__init__()
+        for field in _CHANGED_LOGITS:
+            if getattr(network.config.get_text_config(), field, None) not in (None, 1.0):
+                raise ConfigError(
+                    f"policy.path: the model's config.json sets {field}, which is not supported"
+                )
+        self.network = network
+        self.logprob_chunk = logprob_chunk
+
+    def forward(
+        self,
+        token_ids: Tensor,
+        cu_seqlens: Tensor,
+        action_mask: Tensor,
+        *,
+        temperature: float = 1.0,
+    ) -> TokenScores:
+        """Score the action tokens of a packed row; see `Policy.forward`.
+
+        The row is unpacked to one padded batch: right padding is exact for causal models, without
+        an argument that only some of them take.
+        """
+        starts = cu_seqlens.long()
+        lengths = starts.diff()
+        inside = torch.arange(int(lengths.max()), device=token_ids.device)
+        is_token = inside < lengths.view(-1, 1)
+        place = torch.where(is_token, starts[:-1].view(-1, 1) + inside, 0)
+        padded = self.network.base_model(
+            input_ids=token_ids[place], attention_mask=is_token.long(), use_cache=False
+        ).last_hidden_state
+        head = self.network.get_output_embeddings()
+        logprobs, entropy = action_logprobs(
+            padded[is_token],
+            head.weight,
+            token_ids,
+            action_mask,
+            chunk=self.logprob_chunk,
+            temperature=temperature,
+            bias=getattr(head, "bias", None),
+        )
+        return TokenScores(logprobs, entropy, logprobs.new_zeros(()))
+
+
+def load_transformers(path: str, *, dtype: torch.dtype, logprob_chunk: int) -> TransformersPolicy:
+    """Load a folder or hub id through `AutoModelForCausalLM`.
+
+    Raises:
+        ConfigError: There is no such model, or its log-probabilities would be wrong.
+    """
+    try:
+        network = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"policy.path={path}: transformers cannot load it: {error}") from error
+    return TransformersPolicy(network, logprob_chunk=logprob_chunk)
+
+
+def save_transformers(policy: TransformersPolicy, folder: Path) -> None:
+    """Write config.json and safetensors."""
+    policy.network.save_pretrained(folder)
