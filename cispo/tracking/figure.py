@@ -125,18 +125,21 @@ def _length(axes: Axes, history: History) -> None:
 def _ratio(axes: Axes, history: History) -> None:
     axes.set_title("Ratio pi / mu of action tokens")
     axes.set_ylabel("ratio")
-    for low, high, shade in (("p01", "p99", 0.14), ("p10", "p90", 0.28)):
-        steps, bottom = series(history, f"ratio/{low}")
-        _, top = series(history, f"ratio/{high}")
-        label = f"{low[1:]} to {high[1:]}%"
+    for lower, upper, shade in (("p01", "p99", 0.14), ("p10", "p90", 0.28)):
+        steps, bottom = series(history, f"ratio/{lower}")
+        _, top = series(history, f"ratio/{upper}")
+        label = f"{int(lower[1:])} to {upper[1:]}%"
         if len(bottom) == len(top) and steps:
             axes.fill_between(steps, bottom, top, color=COLOURS[0], alpha=shade, lw=0, label=label)
     _plot(axes, history, "ratio/p50", "median", COLOURS[0])
     _, gaps = series(history, "mismatch/max_nats")
     if gaps:
-        text = f"engine to learner at equal weights:\nat most {max(gaps):.1g} nats apart"
-        axes.text(0.03, 0.05, text, transform=axes.transAxes, color=MUTED, fontsize=10.5)
-    _legend(axes)
+        low, high = axes.get_ylim()
+        axes.set_ylim(top=high + 0.25 * (high - low))
+        text = f"engine and learner at equal weights:\nat most {max(gaps):.1g} nats apart"
+        place = {"transform": axes.transAxes, "va": "top", "fontsize": 10.5}
+        axes.text(0.03, 0.97, text, color=MUTED, **place)
+    _legend(axes, where="lower right")
 
 
 def _weights(axes: Axes, history: History) -> None:
@@ -211,10 +214,10 @@ def _plot(
         axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
 
 
-def _legend(axes: Axes, *, columns: int = 1) -> None:
+def _legend(axes: Axes, *, columns: int = 1, where: str = "best") -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
-        axes.legend(handles, labels, ncols=columns, loc="best", handlelength=1.4, columnspacing=1.2)
+        axes.legend(handles, labels, ncols=columns, loc=where, handlelength=1.4, columnspacing=1.2)
 
 
 def _cycle(count: int, *, start: int = 0) -> list[str]:

@@ -81,7 +81,7 @@ class WandbTracker:
 
         def close() -> None:
             self._run.summary.update(dict(summary))
-            self._run.finish(quiet=True)
+            self._run.finish()
 
         self._attempt("finish", close)
 
