@@ -26,7 +26,7 @@ FREE_KEYS = frozenset(
         "resume",
         "checkpoint_every",
         "keep_checkpoints",
-        "evaluation",
+        "overwrite",
         "tracking",
         "cluster",
     }

@@ -24,7 +24,7 @@ ENVIRONMENT = {
 def ray_cluster(cluster: ClusterConfig) -> Iterator[None]:
     """Run the block with Ray up; what this process started is shut down again.
 
-    A first start that fails is tried once more: on a slow disk Ray's own agent can miss its deadline.
+    A first start that fails is tried once more: Ray's own agent can miss its deadline.
 
     Raises:
         ConfigError: There is no cluster at the address.

@@ -1,0 +1,106 @@
+"""The composition root: from a checked configuration to the parts that the loop drives."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from rewards.pool import RewardPool
+
+from cispo.advantages import advantages
+from cispo.checkpoint import Checkpoints
+from cispo.config import AdvantageKind, RunConfig
+from cispo.evaluate import HeldOutEvaluator
+from cispo.learner.group import LearnerGroup
+from cispo.ports import Progress, Tracker
+from cispo.stream import OrderedStream
+from cispo.train import Parts
+from cispo.weights.sync import Publisher
+from launch.preflight import CheckedTasks
+from launch.resume import Resume
+from rollout.pool import RolloutPool
+
+
+@asynccontextmanager
+async def build_parts(
+    cfg: RunConfig,
+    tasks: CheckedTasks,
+    resume: Resume,
+    *,
+    checkpoints: Checkpoints,
+    tracker: Tracker,
+    progress: Progress,
+) -> AsyncIterator[Parts]:
+    """Start learner, rollout actors and reward workers side by side, and stop them at the end.
+
+    Raises:
+        CispoError: Some did not start; the message names them.
+    """
+    async with AsyncExitStack() as stack:
+        learner, engine, verifier = await _start_actors(cfg, stack, progress)
+        stream = OrderedStream(
+            tasks.training,
+            engine,
+            verifier,
+            tasks_per_iteration=cfg.tasks_per_iteration,
+            group_size=cfg.group_size,
+            max_staleness=cfg.max_staleness,
+            dynamic_sampling=cfg.objective.dynamic_sampling,
+            max_consecutive_drops=cfg.objective.max_consecutive_drops,
+            max_ungraded_fraction=cfg.reward.max_ungraded_fraction,
+            seed=cfg.seed,
+            progress=progress,
+            first_task=resume.next_task_index,
+            iterations=cfg.iterations - resume.iteration,
+        )
+        evaluator = HeldOutEvaluator(
+            tasks.held_out,
+            engine.with_sampling(cfg.evaluation.sampling),
+            verifier,
+            num_rollouts=cfg.evaluation.num_rollouts,
+            seed=cfg.seed,
+            progress=progress,
+        )
+        yield Parts(
+            weights=Publisher(learner, engine, version=resume.published_before),
+            stream=stream,
+            advantages=partial(advantages, kind=AdvantageKind(cfg.objective.advantage)),
+            learner=learner,
+            tracker=tracker,
+            evaluator=evaluator,
+            checkpoints=checkpoints,
+            progress=progress,
+        )
+
+
+async def _start_actors(
+    cfg: RunConfig, stack: AsyncExitStack, progress: Progress
+) -> tuple[LearnerGroup, RolloutPool, RewardPool]:
+    seconds = cfg.cluster.startup_seconds
+    async with asyncio.TaskGroup() as starting:
+        learner = starting.create_task(
+            LearnerGroup.start(
+                cfg.policy,
+                cfg.learner,
+                cfg.objective,
+                temperature=cfg.rollout.sampling.temperature,
+                seed=cfg.seed,
+                startup_seconds=seconds,
+                progress=progress,
+            )
+        )
+        engine = starting.create_task(
+            RolloutPool.start(cfg.policy, cfg.rollout, startup_seconds=seconds, progress=progress)
+        )
+        verifier = starting.create_task(
+            RewardPool.start(
+                cfg.reward,
+                cfg.sandbox,
+                max_new_tokens=cfg.rollout.sampling.max_new_tokens,
+                startup_seconds=seconds,
+                progress=progress,
+            )
+        )
+    for part in (learner.result(), engine.result(), verifier.result()):
+        stack.callback(part.stop)
+    return learner.result(), engine.result(), verifier.result()

@@ -1,0 +1,105 @@
+"""Everything that can be refused before Ray, a model or any other process is started."""
+
+import asyncio
+import shutil
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cispo.config import PolicyConfig, RunConfig
+from cispo.data.build import held_out_tasks, training_tasks
+from cispo.data.mixture import TaskMixture
+from cispo.errors import ConfigError
+from cispo.types import Task
+from rewards.build import known_verifiers
+from sandboxes.bubblewrap import BubblewrapSandbox
+
+PROBED_TASKS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckedTasks:
+    """Tasks that were read and checked.
+
+    Attributes:
+        training: The mixture, without held-out tasks.
+        held_out: Empty where the run never evaluates.
+    """
+
+    training: TaskMixture
+    held_out: Sequence[Task]
+
+
+def check_tasks(cfg: RunConfig) -> CheckedTasks:
+    """Read all tasks, and probe the sandbox if any of them runs programs.
+
+    Raises:
+        ConfigError: A source, a line, a verifier or the sandbox is missing or bad.
+    """
+    check_verifiers(cfg.reward.verifiers, known_verifiers(), "reward.verifiers")
+    evaluates = cfg.evaluation.every >= 0
+    held_out = held_out_tasks(cfg.tasks, cfg.evaluation, seed=cfg.seed) if evaluates else ()
+    training = training_tasks(cfg.tasks, seed=cfg.seed, held_out=held_out)
+    probed = [*held_out, *(training.task(index) for index in range(PROBED_TASKS))]
+    used = {task.verifier for task in probed}
+    check_verifiers(used, cfg.reward.verifiers, "tasks")
+    if "code" in used:
+        asyncio.run(BubblewrapSandbox().probe())
+    return CheckedTasks(training=training, held_out=held_out)
+
+
+def check_verifiers(names: Iterable[str], known: Collection[str], where: str) -> None:
+    """Refuse the name of a verifier that does not exist.
+
+    Raises:
+        ConfigError: With the names that there are.
+    """
+    for name in names:
+        if name not in known:
+            raise ConfigError(
+                f"{where}: no verifier {name!r}; there are {', '.join(sorted(known))}"
+            )
+
+
+def check_policy_path(policy: PolicyConfig) -> str:
+    """Return the folder or hub id of the policy.
+
+    Raises:
+        ConfigError: It is not set, or looks like a folder and is not one.
+    """
+    path = policy.path
+    if path is None:
+        raise ConfigError(
+            "policy.path=null: name a Hugging Face folder or hub id; "
+            "python -m launch.sft makes a new lightning model"
+        )
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") != 1
+    folder = Path(path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise ConfigError(f"policy.path={path}: the folder has no config.json")
+        return str(folder)
+    if looks_local or policy.backend == "lightning":
+        raise ConfigError(
+            f"policy.path={path}: no such folder; make one with python -m launch.sft "
+            "(for the smoke run: experiment=smoke_cold_start), or name an existing one"
+        )
+    return path
+
+
+def claim_run_dir(run_dir: str, *, overwrite: bool, resumes: bool) -> Path:
+    """Make the run's folder.
+
+    Raises:
+        ConfigError: An earlier run left something there and may not be replaced.
+    """
+    folder = Path(run_dir)
+    if folder.is_dir() and any(folder.iterdir()) and not resumes:
+        if not overwrite:
+            raise ConfigError(
+                f"run_dir={run_dir}: holds an earlier run; continue it with resume={run_dir}, "
+                "choose another name=, or replace it with overwrite=true"
+            )
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
