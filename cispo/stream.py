@@ -106,7 +106,7 @@ class OrderedStream:
 
     async def __aenter__(self) -> Self:
         for _ in range(1 + self._max_staleness):
-            self.release()
+            self._allow_an_iteration()
         return self
 
     async def __aexit__(
@@ -121,10 +121,7 @@ class OrderedStream:
 
     def release(self) -> None:
         """Allow the sampling of one more iteration: new weights have been published."""
-        if self._unreleased > 0:
-            self._unreleased -= 1
-            self._allowed += self._tasks_per_iteration
-            self._start_allowed()
+        self._allow_an_iteration()
 
     async def take(self) -> Sequence[Group]:
         """Wait for the groups of one iteration and return them in the order of their tasks.
@@ -160,6 +157,12 @@ class OrderedStream:
             if error is not None:
                 raise error
 
+    def _allow_an_iteration(self) -> None:
+        if self._unreleased > 0:
+            self._unreleased -= 1
+            self._allowed += self._tasks_per_iteration
+            self._start_allowed()
+
     def _start_allowed(self) -> None:
         while self._allowed > 0 and self._failure is None:
             index = self._next_start
@@ -189,7 +192,10 @@ class OrderedStream:
         run: list[_Finished] = []
         for index in range(self._cursor, self._next_start):
             finished = self._finished.get(index)
-            run = [*run, finished] if finished and finished.drop else []
+            if finished is None or finished.drop is None:
+                run.clear()
+                continue
+            run.append(finished)
             if len(run) == self._max_consecutive_drops:
                 return no_signal([f.group for f in run], [f.drop for f in run if f.drop])
         return None

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cispo.tracking.activity import Activity, Phase
+from cispo.tracking.alarms import Alarms
 from cispo.tracking.headline import closing_lines, duration, headline
 from cispo.tracking.pace import Pace
 from cispo.types import Group, Metrics
@@ -47,6 +48,7 @@ class LiveConsole:
         self._clock = clock
         self._began = clock()
         self._pace = Pace()
+        self._alarms = Alarms()
         self._eta_seconds: float | None = None
         self._step = 0
         self.progress = Activity(clock)
@@ -62,10 +64,12 @@ class LiveConsole:
         self._live.stop()
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Print the iteration's line above the panel."""
+        """Print the iteration's line above the panel, and any alarm that begins."""
         self._step = step
         self._eta_seconds = self._pace.eta_seconds(step, self._iterations, metrics)
         self.print(headline(step, self._iterations, metrics, eta_seconds=None))
+        for alarm in self._alarms.begun(metrics):
+            self._console.print(Text(f"  alarm: {alarm}", style="bold red"))
 
     def record(self, step: int, groups: Sequence[Group]) -> None:
         """Rollouts are not shown."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import IO, Self
 
 from cispo.tracking.activity import Activity
+from cispo.tracking.alarms import Alarms
 from cispo.tracking.headline import closing_lines, headline
 from cispo.tracking.pace import Pace
 from cispo.types import Group, Metrics
@@ -38,6 +39,7 @@ class PlainConsole:
         self._clock = clock
         self.progress = Activity(clock)
         self._pace = Pace()
+        self._alarms = Alarms()
         self._last_line = clock()
         self._lock = threading.Lock()
         self._closed = threading.Event()
@@ -51,9 +53,11 @@ class PlainConsole:
         self._closed.set()
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Print the iteration's line."""
+        """Print the iteration's line, and any alarm that begins."""
         eta = self._pace.eta_seconds(step, self._iterations, metrics)
         self.print(headline(step, self._iterations, metrics, eta_seconds=eta))
+        for alarm in self._alarms.begun(metrics):
+            self.print(f"  alarm: {alarm}")
 
     def record(self, step: int, groups: Sequence[Group]) -> None:
         """Rollouts are not shown."""
