@@ -52,7 +52,7 @@ def find_interpreter(
         return Interpreter(folder=str(prefix / "bin"), prefix=None)
     if os.geteuid() == 0 and not others_can_reach(prefix):
         raise SandboxUnavailableError(
-            f"sandbox layer interpreter: {system_python} does not exist and {prefix} cannot be read "
+            f"sandbox layer interpreter: {system_python} is absent and {prefix} cannot be read "
             "by the sandbox's own user; install the system's python3, or run as an ordinary user"
         )
     return Interpreter(folder=f"{_NEUTRAL}/bin", prefix=prefix)

@@ -67,7 +67,7 @@ _LAYERS = (
 )
 _ADVICE = {
     "user namespaces": "allow them (sysctl user.max_user_namespaces and "
-    "kernel.unprivileged_userns_clone; on Ubuntu kernel.apparmor_restrict_unprivileged_userns=0; in "
+    "kernel.unprivileged_userns_clone; Ubuntu: kernel.apparmor_restrict_unprivileged_userns=0; in "
     "a container a seccomp profile that allows clone, unshare, mount and pivot_root)",
     "/proc": "in a container, unmask /proc (docker: --security-opt systempaths=unconfined; "
     "Kubernetes: procMount: Unmasked)",

@@ -1,0 +1,135 @@
+"""Builds a verifier, with all that its judges need, from plain settings."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from cispo.config import RewardConfig, SandboxConfig
+from cispo.errors import ConfigError
+from cispo.types import Rollout, Task, Verdict
+from rewards.code import CodeGrader
+from rewards.grade import GradingVerifier, Judge, Shaping, code_judge, logic_judge, math_judge
+from rewards.grader_process import GraderProcess
+from rewards.shaping import KNOWN_PARTS
+from sandboxes.base import Limits
+from sandboxes.bubblewrap import BubblewrapSandbox
+
+_IN_PROCESS = ("math", "logic")
+_VERIFIERS = frozenset({*_IN_PROCESS, "code"})
+
+
+def known_verifiers() -> frozenset[str]:
+    """Return the names that a task's `verifier` may have."""
+    return _VERIFIERS
+
+
+class BuiltVerifier:
+    """A verifier with the start and the end of what it uses."""
+
+    def __init__(
+        self,
+        verifier: GradingVerifier,
+        *,
+        starts: Sequence[Callable[[], Awaitable[object]]],
+        closes: Sequence[Callable[[], Awaitable[None]]],
+    ) -> None:
+        """Take the verifier and what it uses."""
+        self._verifier = verifier
+        self._starts = starts
+        self._closes = closes
+
+    async def start(self) -> None:
+        """Warm up and prove the sandbox; without it the first gradings are slower and unproven.
+
+        Raises:
+            SandboxUnavailableError: Programs cannot be held.
+            RuntimeError: The grader process does not start.
+        """
+        for start in self._starts:
+            await start()
+
+    async def grade(self, task: Task, rollout: Rollout) -> Verdict:
+        """Judge one rollout; see `cispo.ports.Verifier`."""
+        return await self._verifier.grade(task, rollout)
+
+    async def close(self) -> None:
+        """End its processes."""
+        for close in self._closes:
+            await close()
+
+
+def build_verifier(
+    reward: RewardConfig, sandbox: SandboxConfig, *, max_new_tokens: int
+) -> BuiltVerifier:
+    """Build the verifier that dispatches on a task's `verifier`.
+
+    Args:
+        reward: Verifiers, weights and deadlines.
+        sandbox: Limits of programs.
+        max_new_tokens: Budget of a rollout, for the penalty for length.
+
+    Raises:
+        ConfigError: A verifier or a part of the reward does not exist.
+        SandboxUnavailableError: `code` is wanted and there is no sandbox.
+    """
+    check_reward(reward, max_new_tokens=max_new_tokens)
+    judges: dict[str, Judge] = {}
+    starts: list[Callable[[], Awaitable[object]]] = []
+    closes: list[Callable[[], Awaitable[None]]] = []
+    names = [name for name in _IN_PROCESS if name in reward.verifiers]
+    if names:
+        process = GraderProcess(names, deadline_seconds=reward.deadline_seconds)
+        makers: Mapping[str, Callable[[GraderProcess], Judge]] = {
+            "math": math_judge,
+            "logic": logic_judge,
+        }
+        judges |= {name: makers[name](process) for name in names}
+        starts.append(process.start)
+        closes.append(process.close)
+    if "code" in reward.verifiers:
+        jails = BubblewrapSandbox()
+        limits = sandbox_limits(sandbox)
+        judges["code"] = code_judge(
+            CodeGrader(jails, limits, max_concurrent=sandbox.max_concurrent)
+        )
+        starts.append(jails.probe)
+    shaping = Shaping(
+        weights=reward.weights,
+        max_tokens=max_new_tokens,
+        overlong_cache_tokens=reward.overlong_cache_tokens,
+    )
+    return BuiltVerifier(GradingVerifier(judges, shaping), starts=starts, closes=closes)
+
+
+def check_reward(reward: RewardConfig, *, max_new_tokens: int) -> None:
+    """Refuse settings that name what does not exist.
+
+    Raises:
+        ConfigError: With the key, the value and what there is.
+    """
+    for name in reward.verifiers:
+        if name not in _VERIFIERS:
+            raise ConfigError(
+                f"reward.verifiers={reward.verifiers}: no verifier {name!r}; "
+                f"there are {', '.join(sorted(_VERIFIERS))}"
+            )
+    for name in reward.weights:
+        if name not in KNOWN_PARTS:
+            raise ConfigError(
+                f"reward.weights={reward.weights}: no part {name!r}; "
+                f"there are {', '.join(sorted(KNOWN_PARTS))}"
+            )
+    if not 0 <= reward.overlong_cache_tokens <= max_new_tokens:
+        raise ConfigError(
+            f"reward.overlong_cache_tokens={reward.overlong_cache_tokens}: "
+            f"must lie in 0..{max_new_tokens}, the budget of a rollout"
+        )
+
+
+def sandbox_limits(sandbox: SandboxConfig) -> Limits:
+    """Return the limits of one program."""
+    return Limits(
+        cpu_seconds=sandbox.cpu_seconds,
+        wall_seconds=sandbox.wall_seconds,
+        memory_bytes=sandbox.memory_bytes,
+        max_processes=sandbox.max_processes,
+        output_bytes=sandbox.output_bytes,
+    )

@@ -1,0 +1,125 @@
+"""Programs as answers: they run in the sandbox against tests whose outputs never go in there."""
+
+import asyncio
+import dataclasses
+import re
+import signal
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cispo.types import Ungraded
+from rewards.truth import BadTruthError, truth_field
+from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox
+
+_DRIVER = Path(__file__).with_name("driver.py").read_bytes()
+_FRAME = re.compile(rb"(\d{1,6}) (-?\d{1,4}) (\d{1,9})\n")
+_FRAME_BYTES = 32
+_ATTEMPTS = 2
+_SOURCE_BYTES = 2**18
+
+Run = tuple[int, bytes]
+"""Exit code, negative after a signal, and output of one test."""
+
+
+class CodeGrader:
+    """Runs programs, a few at a time."""
+
+    def __init__(self, sandbox: Sandbox, limits: Limits, *, max_concurrent: int) -> None:
+        """Take the sandbox.
+
+        Args:
+            sandbox: Where programs run.
+            limits: Of one program, all its tests together.
+            max_concurrent: Programs that run at once.
+        """
+        self._sandbox = sandbox
+        self._limits = limits
+        self._slots = asyncio.Semaphore(max_concurrent)
+
+    async def grade(self, source: str, truth: Mapping[str, Any]) -> Mapping[str, float] | Ungraded:
+        """Return `passed_fraction` of the tests, and `correct`, which is 1.0 where all passed.
+
+        A run that was lost or killed is tried again, once: whoever kills from outside the sandbox
+        costs no verdict, and a program that kills itself does it twice.
+
+        Args:
+            source: The program.
+            truth: `{"tests": [{"stdin": text, "stdout": text}, ...]}`.
+        """
+        try:
+            tests = _tests(truth)
+        except BadTruthError as error:
+            return Ungraded(cause=f"code: {error}")
+        encoded = source.encode(errors="replace")
+        if not encoded.strip() or len(encoded) > _SOURCE_BYTES:
+            return {"correct": 0.0, "passed_fraction": 0.0}
+        expected = [stdout for _, stdout in tests]
+        limits = self._limits_for(expected)
+        program = Program(
+            argv=("python3", "-I", "-S", "driver.py", str(limits.output_bytes)),
+            stdin=_frames([encoded, *(stdin.encode() for stdin, _ in tests)]),
+            files={"driver.py": _DRIVER},
+        )
+        for _ in range(_ATTEMPTS):
+            async with self._slots:
+                result = await self._sandbox.run(program, limits)
+            runs = read_runs(result.stdout)
+            if not _was_killed(result, runs):
+                break
+        if result.outcome is Outcome.LOST:
+            reason = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+            return Ungraded(cause=f"code: the sandbox was lost {reason}")
+        num_passed = sum(
+            index in runs and passes(runs[index], stdout) for index, stdout in enumerate(expected)
+        )
+        fraction = num_passed / len(tests)
+        return {"correct": float(num_passed == len(tests)), "passed_fraction": fraction}
+
+    def _limits_for(self, expected: Sequence[str]) -> Limits:
+        """Leave room for the longest right answer."""
+        needed = sum(2 * len(stdout.encode()) + _FRAME_BYTES for stdout in expected)
+        return dataclasses.replace(
+            self._limits, output_bytes=max(self._limits.output_bytes, needed)
+        )
+
+
+def passes(run: Run, expected: str) -> bool:
+    """Whether a test exited with 0 and printed what was expected, but for spaces at line ends."""
+    exit_code, output = run
+    return exit_code == 0 and _lines(output.decode(errors="replace")) == _lines(expected)
+
+
+def read_runs(stdout: bytes) -> dict[int, Run]:
+    """Read the driver's frames by test, up to what is none; the first of a test counts."""
+    runs: dict[int, Run] = {}
+    position = 0
+    while header := _FRAME.match(stdout, position):
+        end = header.end() + int(header[3])
+        if end > len(stdout):
+            break
+        runs.setdefault(int(header[1]), (int(header[2]), stdout[header.end() : end]))
+        position = end
+    return runs
+
+
+def _lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip().splitlines()]
+
+
+def _was_killed(result: ExecResult, runs: Mapping[int, Run]) -> bool:
+    if result.outcome is Outcome.EXITED:
+        killed = result.exit_code == 128 + signal.SIGKILL
+        return killed or any(code == -signal.SIGKILL for code, _ in runs.values())
+    return result.outcome is Outcome.LOST
+
+
+def _frames(contents: Sequence[bytes]) -> bytes:
+    return b"".join(b"%d\n" % len(content) + content for content in contents)
+
+
+def _tests(truth: Mapping[str, Any]) -> list[tuple[str, str]]:
+    tests = truth_field(truth, "tests", list)
+    if not tests:
+        raise BadTruthError("truth['tests'] is empty")
+    return [(truth_field(test, "stdin", str), truth_field(test, "stdout", str)) for test in tests]

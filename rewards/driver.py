@@ -1,0 +1,97 @@
+"""Runs a program once a test, inside the sandbox; whoever reads its output trusts nothing here.
+
+Standard input holds frames: a decimal length, a newline, that many bytes. The first frame is the
+program, each further one the standard input of a test. For each test a line `index status length`
+goes out, then the output; status is that of `waitpid`, turned into an exit code. The expected
+outputs are not here.
+
+A test runs in a fork of this process, in which the program is compiled already. This file is never
+imported by the reward worker: its source is sent into the sandbox.
+"""
+
+import builtins
+import gc
+import os
+import signal
+import sys
+import types
+
+
+def read_frames() -> list[bytes]:
+    """Return the frames of standard input."""
+    frames = []
+    with open(0, "rb", closefd=False) as stream:
+        while header := stream.readline():
+            frames.append(stream.read(int(header)))
+    return frames
+
+
+def run(compiled: types.CodeType) -> None:
+    """Run the program as `__main__`; standard input and output are in place."""
+    builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
+    main = types.ModuleType("__main__")
+    main.__file__ = "/tmp/program.py"
+    sys.modules["__main__"] = main
+    sys.argv = ["program.py"]
+    exec(compiled, main.__dict__)
+
+
+def child(compiled: types.CodeType, stdin: bytes, stdout: int) -> None:
+    """Run one test and leave with the interpreter's usual exit; never returns."""
+    source = os.memfd_create("stdin")
+    os.write(source, stdin)
+    os.lseek(source, 0, os.SEEK_SET)
+    os.dup2(source, 0)
+    os.dup2(stdout, 1)
+    os.close(source)
+    os.close(stdout)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    run(compiled)
+    sys.stdout.flush()
+
+
+def collect(descriptor: int, max_bytes: int) -> bytes | None:
+    """Return everything up to the end of a pipe, or None as soon as that is too much."""
+    output = bytearray()
+    while chunk := os.read(descriptor, 65536):
+        output += chunk
+        if len(output) > max_bytes:
+            return None
+    return bytes(output)
+
+
+def report(index: int, status: int, output: bytes) -> None:
+    """Write one test's frame."""
+    data = b"%d %d %d\n" % (index, status, len(output)) + output
+    while data:
+        data = data[os.write(1, data) :]
+
+
+def drive() -> None:
+    """Run the tests, up to one that uses up its processor time or writes too much."""
+    max_bytes = int(sys.argv[1])
+    source, *inputs = read_frames()
+    compiled = compile(source, "/tmp/program.py", "exec")
+    gc.freeze()
+    for index, stdin in enumerate(inputs):
+        read_end, write_end = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.close(read_end)
+            child(compiled, stdin, write_end)
+            return
+        os.close(write_end)
+        output = collect(read_end, max_bytes)
+        os.close(read_end)
+        if output is None:
+            os.kill(pid, signal.SIGKILL)
+            return
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        report(index, status, output)
+        if status == -signal.SIGXCPU:
+            return
+
+
+if __name__ == "__main__":
+    drive()

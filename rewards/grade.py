@@ -1,0 +1,85 @@
+"""Judges rollouts: hands the answer to the task's verifier and adds form and length."""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cispo.types import Graded, Rollout, Task, Ungraded, Verdict
+from rewards.code import CodeGrader
+from rewards.extract import math_answer, program, tagged_answer
+from rewards.grader_process import GraderProcess
+from rewards.shaping import format_part, overlong_part, weighted_sum
+
+Judged = Mapping[str, float] | Ungraded
+Judge = Callable[[str, Mapping[str, Any]], Awaitable[Judged]]
+"""Takes a rollout's text and the task's truth; returns named parts."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shaping:
+    """What a reward is besides correctness.
+
+    Attributes:
+        weights: Weight of each named part.
+        max_tokens: Budget of a rollout.
+        overlong_cache_tokens: Slope of the penalty for length; 0 for none.
+    """
+
+    weights: Mapping[str, float]
+    max_tokens: int
+    overlong_cache_tokens: int
+
+
+class GradingVerifier:
+    """The `Verifier` that does the work, in this process and its children."""
+
+    def __init__(self, judges: Mapping[str, Judge], shaping: Shaping) -> None:
+        """Take one judge a verifier's name."""
+        self._judges = judges
+        self._shaping = shaping
+
+    async def grade(self, task: Task, rollout: Rollout) -> Verdict:
+        """Judge one rollout; see `cispo.ports.Verifier`."""
+        judge = self._judges.get(task.verifier)
+        if judge is None:
+            return Ungraded(cause=f"no verifier {task.verifier!r}")
+        judged = await judge(rollout.text, task.truth)
+        if isinstance(judged, Ungraded):
+            return judged
+        parts = {
+            **judged,
+            "format": format_part(rollout.text),
+            "overlong": overlong_part(
+                rollout.num_action_tokens,
+                max_tokens=self._shaping.max_tokens,
+                cache_tokens=self._shaping.overlong_cache_tokens,
+            ),
+        }
+        return Graded(reward=weighted_sum(parts, self._shaping.weights), parts=parts)
+
+
+def math_judge(process: GraderProcess) -> Judge:
+    """Return the judge of mathematics."""
+
+    async def judge(text: str, truth: Mapping[str, Any]) -> Judged:
+        return await process.grade("math", math_answer(text), truth)
+
+    return judge
+
+
+def logic_judge(process: GraderProcess) -> Judge:
+    """Return the judge of reasoning-gym's puzzles."""
+
+    async def judge(text: str, truth: Mapping[str, Any]) -> Judged:
+        return await process.grade("logic", tagged_answer(text), truth)
+
+    return judge
+
+
+def code_judge(grader: CodeGrader) -> Judge:
+    """Return the judge of programs."""
+
+    async def judge(text: str, truth: Mapping[str, Any]) -> Judged:
+        return await grader.grade(program(text), truth)
+
+    return judge
