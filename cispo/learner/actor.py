@@ -1,0 +1,110 @@
+"""One rank of the learner as a Ray actor: a shell that holds no decision of its own."""
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol
+
+import ray
+import torch
+
+from cispo.config import LearnerConfig, ObjectiveConfig
+from cispo.learner.local import LocalLearner
+from cispo.learner.rule import update_rule
+from cispo.policy.base import Policy
+from cispo.types import Metrics, PolicyVersion, Sample
+from cispo.weights.buckets import WeightBucket, export_checksum
+from cispo.weights.sync import WeightExport
+
+MAX_BUCKET_BYTES = 64 * 2**20
+"""Of weights that one bucket copies, and that ZeRO 3 gathers, at a time."""
+
+
+class _Learner(Protocol):
+    """What `LocalLearner` and `DeepSpeedLearner` have in common."""
+
+    def step(self, samples: Sequence[Sample]) -> Metrics: ...
+
+    def save(self, folder: Path) -> None: ...
+
+    def restore(self, folder: Path) -> None: ...
+
+    def buckets(self, *, version: int, max_bytes: int) -> Iterator[WeightBucket]: ...
+
+
+class LearnerActor:
+    """One rank.
+
+    Args:
+        rank: Which one, from 0.
+    """
+
+    def __init__(self, rank: int) -> None:
+        self._rank = rank
+
+    def address(self) -> tuple[str, int]:
+        """Host of this rank and a port that is free on it, where the ranks may meet."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            return ray.util.get_node_ip_address(), probe.getsockname()[1]
+
+    def start(
+        self,
+        make_policy: Callable[[], Policy],
+        learner: LearnerConfig,
+        objective: ObjectiveConfig,
+        *,
+        temperature: float,
+        host: str,
+        port: int,
+    ) -> None:
+        """Build the policy and its learner, and meet the other ranks.
+
+        A method and not the constructor, because an error raised there reaches nobody as itself.
+        """
+        torch.set_num_threads(max(1, int(learner.num_cpus)))
+        policy = make_policy()
+        if learner.num_gpus:
+            policy = policy.cuda()
+        own = learner.router_aux_loss_coef
+        rule = update_rule(
+            objective,
+            micro_batch_tokens=learner.micro_batch_tokens,
+            temperature=temperature,
+            router_aux_loss_coef=policy.aux_loss_coef if own is None else own,
+        )
+        optimizer = asdict(learner.optimizer)
+        if learner.backend == "local":
+            self._learner: _Learner = LocalLearner(policy, rule, **optimizer)
+            return
+        # Imported here because it takes seconds, which the local learner does not owe.
+        from cispo.learner.deepspeed import DeepSpeedLearner, join_process_group
+
+        join_process_group(rank=self._rank, num_ranks=learner.num_ranks, host=host, port=port)
+        self._learner = DeepSpeedLearner(policy, rule, zero_stage=learner.zero_stage, **optimizer)
+
+    def step(self, samples: Sequence[Sample]) -> Metrics:
+        """Take one optimizer step; see `cispo.ports.Learner`."""
+        return self._learner.step(samples)
+
+    def save(self, folder: Path) -> None:
+        """Write weights, optimizer and schedule."""
+        self._learner.save(folder)
+
+    def restore(self, folder: Path) -> None:
+        """Read what `save` wrote."""
+        self._learner.restore(folder)
+
+    def export_weights(self, version: PolicyVersion) -> WeightExport | None:
+        """Put the weights into the object store, on rank 0; the other ranks only take part."""
+        checksums: list[str] = []
+        references: list[ray.ObjectRef] = []
+        for bucket in self._learner.buckets(version=version, max_bytes=MAX_BUCKET_BYTES):
+            checksums.append(bucket.checksum)
+            references.append(ray.put(bucket))
+        if self._rank > 0:
+            return None
+        return WeightExport(
+            version=version, buckets=references, checksum=export_checksum(checksums)
+        )

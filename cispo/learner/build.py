@@ -1,0 +1,27 @@
+"""Builds the policy that a configuration describes."""
+
+import torch
+
+from cispo.config import PolicyConfig
+from cispo.policy.base import Policy
+from cispo.policy.load import load_policy, new_lightning_policy
+
+
+def build_policy(config: PolicyConfig, *, seed: int) -> Policy:
+    """Load the policy, or make a new one where the configuration has an architecture and no path.
+
+    Raises:
+        ConfigError: There is no model at the path, or its configuration is wrong.
+    """
+    dtype: torch.dtype = getattr(torch, config.dtype)
+    if config.path is not None:
+        return load_policy(
+            config.path, backend=config.backend, dtype=dtype, logprob_chunk=config.logprob_chunk
+        )
+    return new_lightning_policy(
+        config.architecture,
+        config.tokenizer,
+        seed=seed,
+        dtype=dtype,
+        logprob_chunk=config.logprob_chunk,
+    )

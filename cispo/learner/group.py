@@ -1,0 +1,220 @@
+"""All ranks of the learner as one: the `Learner` port over Ray actors."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NoReturn
+
+import ray
+from ray.exceptions import RayActorError, RayTaskError
+
+from cispo.config import LearnerConfig, ObjectiveConfig, PolicyConfig
+from cispo.errors import CispoError, LearnerError
+from cispo.learner.actor import LearnerActor
+from cispo.learner.build import build_policy
+from cispo.policy.base import Policy
+from cispo.ports import Progress
+from cispo.types import Metrics, PolicyVersion, Sample
+from cispo.weights.sync import WeightExport
+
+_PHASE = "start learner"
+_REPORT_SECONDS = 2.0
+_GRACE_SECONDS = 10.0
+"""After one rank failed the others have this long to say why, before the message is written."""
+
+_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false"}
+
+
+class LearnerGroup:
+    """A `Learner` whose policy lives in Ray actors; build it with `LearnerGroup.start`.
+
+    Args:
+        ranks: Ray's handles of `LearnerActor`s that have started, by rank.
+    """
+
+    def __init__(self, ranks: Sequence[Any]) -> None:
+        self._ranks = ranks
+
+    @classmethod
+    async def start(
+        cls,
+        policy: PolicyConfig,
+        learner: LearnerConfig,
+        objective: ObjectiveConfig,
+        *,
+        temperature: float,
+        seed: int,
+        startup_seconds: float = 180.0,
+        progress: Progress | None = None,
+    ) -> "LearnerGroup":
+        """Start all ranks and wait until they have built the policy and met.
+
+        Args:
+            policy: The model.
+            learner: Ranks, their resources and their optimizer.
+            objective: The loss.
+            temperature: The temperature at which the engine samples in training.
+            seed: Seed of a new model's weights.
+            startup_seconds: Wall time that the start may take.
+            progress: Told which ranks are waited for.
+
+        Raises:
+            LearnerError: Ranks were not ready in time, or died; the message names them.
+            ConfigError: The policy cannot be built as configured.
+        """
+        return await cls.start_with(
+            partial(build_policy, policy, seed=seed),
+            learner,
+            objective,
+            temperature=temperature,
+            startup_seconds=startup_seconds,
+            progress=progress,
+        )
+
+    @classmethod
+    async def start_with(
+        cls,
+        make_policy: Callable[[], Policy],
+        learner: LearnerConfig,
+        objective: ObjectiveConfig,
+        *,
+        temperature: float,
+        startup_seconds: float = 180.0,
+        progress: Progress | None = None,
+    ) -> "LearnerGroup":
+        """Start ranks around a policy of any make; see `start`."""
+        actor = ray.remote(LearnerActor).options(
+            num_cpus=learner.num_cpus,
+            num_gpus=learner.num_gpus,
+            runtime_env={"env_vars": _environment(learner)},
+        )
+        deadline = time.monotonic() + startup_seconds
+        group = cls([actor.remote(rank) for rank in range(learner.num_ranks)])
+        try:
+            address = [group._ranks[0].address.remote()]
+            (host, port), *_ = await group._ready(address, deadline, progress)
+            starts = [
+                rank.start.remote(
+                    make_policy, learner, objective, temperature=temperature, host=host, port=port
+                )
+                for rank in group._ranks
+            ]
+            await group._ready(starts, deadline, progress)
+        except BaseException:
+            group.stop()
+            raise
+        return group
+
+    async def step(self, samples: Sequence[Sample]) -> Metrics:
+        """Take one optimizer step; see `cispo.ports.Learner`.
+
+        Raises:
+            DivergedError: A number is not finite; the weights are unchanged.
+            LearnerError: A rank is lost.
+        """
+        shared = ray.put(samples)  # once for all ranks; each takes its share
+        metrics: Metrics = (await self._on_all("step", shared))[0]
+        return metrics
+
+    async def save(self, folder: Path) -> None:
+        """Write weights, optimizer and schedule into a folder that all ranks can reach."""
+        await self._on_all("save", folder)
+
+    async def restore(self, folder: Path) -> None:
+        """Read what `save` wrote.
+
+        Raises:
+            CheckpointError: There is nothing, or it is another learner's.
+        """
+        await self._on_all("restore", folder)
+
+    async def export_weights(self, version: PolicyVersion) -> WeightExport:
+        """Export the weights through the object store; see `cispo.weights.sync.WeightSender`."""
+        export: WeightExport = (await self._on_all("export_weights", version))[0]
+        return export
+
+    def stop(self) -> None:
+        """Kill all ranks."""
+        for rank in self._ranks:
+            ray.kill(rank)
+
+    async def _on_all(self, method: str, *arguments: Any) -> list[Any]:
+        calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
+        waits = [asyncio.ensure_future(_result(call)) for call in calls]
+        await asyncio.wait(waits, return_when=asyncio.FIRST_EXCEPTION)
+        if any(wait.done() and wait.exception() for wait in waits):
+            await asyncio.wait(waits, timeout=_GRACE_SECONDS)
+            _raise_worst(waits, method)
+        return [wait.result() for wait in waits]
+
+    async def _ready(
+        self, calls: Sequence[Any], deadline: float, progress: Progress | None
+    ) -> list[Any]:
+        waits = [asyncio.ensure_future(_result(call)) for call in calls]
+        began = time.monotonic()
+        if progress:
+            progress.start(_PHASE, len(waits))
+        pending = set(waits)
+        while pending:
+            left = deadline - time.monotonic()
+            missing = [f"rank {rank}" for rank, wait in enumerate(waits) if not wait.done()]
+            if left <= 0:
+                raise LearnerError(
+                    f"learner {', '.join(missing)} of {len(self._ranks)} not ready in time; "
+                    f"the cluster has {ray.available_resources().get('CPU', 0.0):g} CPUs and "
+                    f"{ray.available_resources().get('GPU', 0.0):g} GPUs free"
+                )
+            if progress:
+                seconds = time.monotonic() - began
+                progress.waiting(_PHASE, f"{', '.join(missing)} ({seconds:.0f} s)")
+            done, pending = await asyncio.wait(
+                pending,
+                timeout=min(left, _REPORT_SECONDS),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if any(wait.exception() for wait in done):
+                await asyncio.wait(waits, timeout=1.0)
+                _raise_worst(waits, "start")
+            if progress:
+                progress.advance(_PHASE, len(done))
+        if progress:
+            progress.finish(_PHASE)
+        return [wait.result() for wait in waits]
+
+
+def _environment(learner: LearnerConfig) -> dict[str, str]:
+    threads = str(max(1, int(learner.num_cpus)))
+    accelerator = {} if learner.num_gpus else {"DS_ACCELERATOR": "cpu"}
+    return {**_ENVIRONMENT, **accelerator, "OMP_NUM_THREADS": threads}
+
+
+async def _result(call: Any) -> Any:
+    return await call
+
+
+def _raise_worst(waits: Sequence[asyncio.Future[Any]], method: str) -> NoReturn:
+    """Raise what explains a failure best: a verdict of our own, else the dead, else any error.
+
+    When one rank dies its peers fail too, with "connection reset" from the collective they were in.
+    """
+    errors = {
+        rank: error
+        for rank, wait in enumerate(waits)
+        if wait.done() and (error := wait.exception()) is not None
+    }
+    for error in errors.values():
+        cause = error.cause if isinstance(error, RayTaskError) else error
+        if isinstance(cause, CispoError):
+            raise cause from None
+    dead = [str(rank) for rank, error in errors.items() if isinstance(error, RayActorError)]
+    if dead:
+        raise LearnerError(
+            f"learner rank {', '.join(dead)} of {len(waits)} died during {method}; "
+            "continue from the last checkpoint with resume="
+        ) from next(iter(errors.values()))
+    rank, error = next(iter(errors.items()))
+    raise LearnerError(
+        f"learner rank {rank} of {len(waits)} failed in {method}: {error}"
+    ) from error
