@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cispo.errors import DivergedError
 from cispo.types import PolicyVersion
-from rollout.backends.base import Finished, Request
+from rollout.backends.base import Finished, Request, StopRules
 from rollout.sampling import NonFiniteLogitsError, SamplingRows, sample, uniforms
 from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
 
@@ -31,9 +31,7 @@ class Sequences:
     Args:
         capacity: Most rows.
         vocabulary_size: V.
-        stop_token_ids: A token among these ends its sequence.
-        repetition_tokens: See `rollout.stopping.stop_codes`.
-        repetition_probability: Threshold of a repetition streak.
+        stop: When they end.
         device: Where the logits will be.
     """
 
@@ -42,16 +40,14 @@ class Sequences:
         capacity: int,
         *,
         vocabulary_size: int,
-        stop_token_ids: frozenset[int],
-        repetition_tokens: int,
-        repetition_probability: float,
+        stop: StopRules,
         device: torch.device | str = "cpu",
     ) -> None:
         self.num_active = 0
         self.capacity = capacity
-        self._repetition_tokens = repetition_tokens
-        self._log_threshold = math.log(repetition_probability)
-        self._is_stop = stop_table(stop_token_ids, vocabulary_size).to(device)
+        self._repetition_tokens = stop.repetition_tokens
+        self._log_threshold = math.log(stop.repetition_probability)
+        self._is_stop = stop_table(stop.token_ids, vocabulary_size).to(device)
         self._owners: list[tuple[Request, int, PolicyVersion]] = []
 
         def column(dtype: torch.dtype) -> Tensor:

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 import pytest
 
 # Results of matrix products then do not depend on how many rows they have; read at torch's import.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MKL_CBWR"] = "AUTO,STRICT"
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(scope="session")

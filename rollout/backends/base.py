@@ -36,6 +36,21 @@ class SamplingParams:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StopRules:
+    """When a sequence ends before its budget; the same for all requests of an engine.
+
+    Attributes:
+        token_ids: A token among these ends its sequence and belongs to it.
+        repetition_tokens: So many tokens in a row above the probability end it; 0 never does.
+        repetition_probability: See `repetition_tokens`.
+    """
+
+    token_ids: frozenset[int]
+    repetition_tokens: int = 0
+    repetition_probability: float = 0.99
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
     """A group of rollouts of one prompt.
 

@@ -14,7 +14,7 @@ from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.state import DecodeState
 from cispo.types import PolicyVersion
 from cispo.weights.buckets import WeightBucket, apply_buckets
-from rollout.backends.base import EngineStatistics, Finished, Request
+from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
 from rollout.sequences import Sequences
 
 _MIN_ROWS = 16
@@ -53,28 +53,14 @@ class LightningBackend:
 
     Args:
         model: A float32 model of this engine's own; its weights are overwritten by `load_weights`.
-        stop_token_ids: A token among these ends its sequence.
+        stop: When sequences end.
         max_sequences: Rows.
-        repetition_tokens: See `rollout.stopping.stop_codes`.
-        repetition_probability: See `rollout.stopping.extend_streaks`.
     """
 
-    def __init__(
-        self,
-        model: LightningModel,
-        *,
-        stop_token_ids: frozenset[int],
-        max_sequences: int,
-        repetition_tokens: int,
-        repetition_probability: float,
-    ) -> None:
+    def __init__(self, model: LightningModel, stop: StopRules, *, max_sequences: int) -> None:
         self._model = model.requires_grad_(False).eval()
         self._sequences = Sequences(
-            max_sequences,
-            vocabulary_size=model.config.vocab_size,
-            stop_token_ids=stop_token_ids,
-            repetition_tokens=repetition_tokens,
-            repetition_probability=repetition_probability,
+            max_sequences, vocabulary_size=model.config.vocab_size, stop=stop
         )
         num_rows = max(max_sequences, _MIN_ROWS)
         self._state = DecodeState.empty(model.config, num_rows)

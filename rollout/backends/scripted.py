@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cispo.errors import ConfigError, WeightSyncError
 from cispo.types import PolicyVersion, StopReason
-from rollout.backends.base import EngineStatistics, Finished, Request
+from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
@@ -34,19 +34,13 @@ class ScriptedBackend:
 
     Args:
         script: The answers.
-        stop_token_ids: A token among these ends its answer.
+        stop: When answers end; there are no streaks, as every token is certain.
         seconds_per_step: Time that a step takes at least.
     """
 
-    def __init__(
-        self,
-        script: Script,
-        *,
-        stop_token_ids: frozenset[int],
-        seconds_per_step: float = 0.0,
-    ) -> None:
+    def __init__(self, script: Script, stop: StopRules, *, seconds_per_step: float = 0.0) -> None:
         self._script = script
-        self._stop_token_ids = stop_token_ids
+        self._stop = stop
         self._seconds_per_step = seconds_per_step
         self._playing: list[_Playing] = []
         self._version = PolicyVersion(0)
@@ -116,7 +110,7 @@ class ScriptedBackend:
         return export_checksum([bucket.checksum for bucket in buckets])
 
     def _stop_reason(self, playing: _Playing) -> StopReason | None:
-        if playing.token_ids[-1] in self._stop_token_ids:
+        if playing.token_ids[-1] in self._stop.token_ids:
             return StopReason.END_OF_TURN
         played = len(playing.token_ids)
         budget = min(len(playing.answer), playing.request.sampling.max_new_tokens)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -9,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import functional as F
 
+from cispo.policy.hf import TransformersPolicy
 from cispo.types import PolicyVersion
 from cispo.weights.buckets import WeightBucket, apply_buckets
-from rollout.backends.base import EngineStatistics, Finished, Request
+from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
 from rollout.sequences import Sequences
 
 
@@ -37,37 +40,25 @@ class TransformersBackend:
 
     Requests that run at the same time take turns within a step. Batching them together would need
     padding on the left, which transformers computes wrongly for hybrids and with other roundings
-    for all others.
+    for all others. The head is applied in float32, as the learner does.
 
     Args:
-        network: A causal language model of transformers.
-        policy: The module around it whose parameters have the learner's names.
-        stop_token_ids: A token among these ends its sequence.
+        policy: A model of this engine's own; its weights are overwritten by `load_weights`.
+        stop: When sequences end.
         max_sequences: Sequences that run at once.
-        repetition_tokens: See `rollout.stopping.stop_codes`.
-        repetition_probability: See `rollout.stopping.extend_streaks`.
     """
 
-    def __init__(
-        self,
-        network: Any,
-        policy: nn.Module,
-        *,
-        stop_token_ids: frozenset[int],
-        max_sequences: int,
-        repetition_tokens: int,
-        repetition_probability: float,
-    ) -> None:
-        self._network = network
+    def __init__(self, policy: TransformersPolicy, stop: StopRules, *, max_sequences: int) -> None:
         self._policy = policy.requires_grad_(False).eval()
+        self._network = policy.network
         self._max_sequences = max_sequences
-        self._stopping = {
-            "vocabulary_size": network.config.get_text_config().vocab_size,
-            "stop_token_ids": stop_token_ids,
-            "repetition_tokens": repetition_tokens,
-            "repetition_probability": repetition_probability,
-            "device": network.device,
-        }
+        self._widen_head()
+        self._new_sequences = functools.partial(
+            Sequences,
+            vocabulary_size=len(self._head),
+            stop=stop,
+            device=self._network.device,
+        )
         self._batches: list[_Batch] = []
         self._waiting: deque[tuple[Request, range]] = deque()
         self._version = PolicyVersion(0)
@@ -135,8 +126,20 @@ class TransformersBackend:
             WeightSyncError: The buckets are not the whole model, or changed on the way.
         """
         checksum = apply_buckets(self._policy, buckets)
+        self._widen_head()
         self._version = version
         return checksum
+
+    def _widen_head(self) -> None:
+        """Hold the head of the present weights in float32: itself, where that is its dtype."""
+        head = self._network.get_output_embeddings()
+        bias = getattr(head, "bias", None)
+        self._head: Tensor = head.weight.detach().float()
+        self._head_bias: Tensor | None = None if bias is None else bias.detach().float()
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """Logits [rows, V] after the last position of hidden states [rows, T, d]."""
+        return F.linear(hidden[:, -1].float(), self._head, self._head_bias)
 
     @property
     def _num_running(self) -> int:
@@ -147,19 +150,19 @@ class TransformersBackend:
 
     def _prefill(self, request: Request, members: range) -> tuple[_Batch, Tensor]:
         """Compute a prompt; returns its batch and logits of the next token, [members, V]."""
-        sequences = Sequences(len(members), **self._stopping)
+        sequences = self._new_sequences(len(members))
         sequences.admit(request, members, self._version)
         prompt = torch.tensor([request.prompt], device=self._network.device)
-        output = self._network(input_ids=prompt, use_cache=True, logits_to_keep=1)
+        output = self._network.base_model(input_ids=prompt, use_cache=True)
         output.past_key_values.batch_repeat_interleave(len(members))
         self._statistics.prefill_tokens += len(request.prompt)
         batch = _Batch(sequences, output.past_key_values, len(request.prompt))
-        return batch, output.logits[:, -1].float().expand(len(members), -1)
+        return batch, self._logits(output.last_hidden_state).expand(len(members), -1)
 
     def _decode(self, batch: _Batch) -> Tensor:
         """Read the last token of every row; returns logits of the next one, [rows, V]."""
         tokens = batch.sequences.last_tokens[: batch.sequences.num_active, None]
-        output = self._network(
+        output = self._network.base_model(
             input_ids=tokens,
             # Given, because transformers' hybrids cannot count what their caches hold.
             position_ids=torch.full_like(tokens, batch.length),
@@ -167,8 +170,7 @@ class TransformersBackend:
             use_cache=True,
         )
         batch.length += 1
-        logits: Tensor = output.logits[:, -1].float()
-        return logits
+        return self._logits(output.last_hidden_state)
 
     def _draw(self, batch: _Batch, logits: Tensor) -> list[Finished]:
         sequences = batch.sequences

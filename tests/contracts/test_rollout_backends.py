@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from cispo.errors import DivergedError, WeightSyncError
+from cispo.policy.hf import TransformersPolicy
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.model import LightningModel
 from cispo.types import PolicyVersion, StopReason
 from cispo.weights.buckets import WeightBucket, exported_tensors, to_buckets
-from rollout.backends.base import Backend, Finished, Request, SamplingParams
+from rollout.backends.base import Backend, Finished, Request, SamplingParams, StopRules
 from rollout.backends.lightning import LightningBackend
 from rollout.backends.scripted import ScriptedBackend
 from rollout.backends.transformers import TransformersBackend
@@ -43,30 +44,19 @@ def lightning_model(seed: int = 0) -> LightningModel:
     return model
 
 
-class HfPolicy(nn.Module):
-    def __init__(self, seed: int = 0) -> None:
-        super().__init__()
-        torch.manual_seed(seed)
-        config = LlamaConfig(
-            vocab_size=VOCABULARY,
-            hidden_size=48,
-            intermediate_size=64,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            num_key_value_heads=2,
-            max_position_embeddings=1000,
-            initializer_range=0.3,
-        )
-        self.model = AutoModelForCausalLM.from_config(config)
-
-    def next_logits(self, token_ids: list[int]) -> Tensor:
-        logits: Tensor = self.model(torch.tensor([token_ids])).logits[0]
-        return logits
-
-
-def lightning_logits(model: LightningModel, token_ids: list[int]) -> Tensor:
-    hidden, _ = model.hidden(torch.tensor(token_ids), torch.tensor([0, len(token_ids)]).int())
-    return model.logits(hidden)
+def transformers_policy(seed: int = 0) -> TransformersPolicy:
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=48,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1000,
+        initializer_range=0.3,
+    )
+    return TransformersPolicy(AutoModelForCausalLM.from_config(config), logprob_chunk=64)
 
 
 @dataclass
@@ -75,64 +65,63 @@ class Subject:
 
     Attributes:
         make: Builds one that runs at most so many sequences, with tokens of streaks to stop at.
-        logits: Token ids of a whole sequence -> logits after each of them [T, V], by a full forward
-            pass of the model with weights of a seed; None where there is no model.
-        buckets: The weights of a seed.
+        model: The model with the weights of a seed.
     """
 
     make: Callable[..., Backend]
-    logits: Callable[[list[int], int], Tensor] | None
-    buckets: Callable[[int], list[WeightBucket]]
+    model: Callable[[int], LightningModel | TransformersPolicy]
+
+    def buckets(self, seed: int) -> list[WeightBucket]:
+        return buckets_of(self.model(seed))
+
+    def logits(self, token_ids: list[int], seed: int) -> Tensor:
+        """Logits after each token [T, V], by a full forward pass."""
+        model = self.model(seed)
+        if isinstance(model, LightningModel):
+            hidden, _ = model.hidden(torch.tensor(token_ids), torch.tensor([0, len(token_ids)]))
+            return model.logits(hidden)
+        logits: Tensor = model.network(torch.tensor([token_ids])).logits[0]
+        return logits
 
 
 def buckets_of(model: nn.Module) -> list[WeightBucket]:
     return list(to_buckets(exported_tensors(model), max_bytes=20_000))
 
 
+def stop_rules(repetition_tokens: int) -> StopRules:
+    return StopRules(
+        token_ids=frozenset({STOP}),
+        repetition_tokens=repetition_tokens,
+        repetition_probability=0.01,
+    )
+
+
 def lightning_subject() -> Subject:
     def make(max_sequences: int = 32, repetition_tokens: int = 0) -> Backend:
         return LightningBackend(
-            lightning_model(),
-            stop_token_ids=frozenset({STOP}),
-            max_sequences=max_sequences,
-            repetition_tokens=repetition_tokens,
-            repetition_probability=0.01,
+            lightning_model(), stop_rules(repetition_tokens), max_sequences=max_sequences
         )
 
-    return Subject(
-        make,
-        lambda token_ids, seed: lightning_logits(lightning_model(seed), token_ids),
-        lambda seed: buckets_of(lightning_model(seed)),
-    )
+    return Subject(make, lightning_model)
 
 
 def transformers_subject() -> Subject:
     def make(max_sequences: int = 32, repetition_tokens: int = 0) -> Backend:
-        policy = HfPolicy()
         return TransformersBackend(
-            policy.model,
-            policy,
-            stop_token_ids=frozenset({STOP}),
-            max_sequences=max_sequences,
-            repetition_tokens=repetition_tokens,
-            repetition_probability=0.01,
+            transformers_policy(), stop_rules(repetition_tokens), max_sequences=max_sequences
         )
 
-    return Subject(
-        make,
-        lambda token_ids, seed: HfPolicy(seed).next_logits(token_ids),
-        lambda seed: buckets_of(HfPolicy(seed)),
-    )
+    return Subject(make, transformers_policy)
 
 
 def scripted_subject() -> Subject:
     def make(max_sequences: int = 32, repetition_tokens: int = 0) -> Backend:
         return ScriptedBackend(
             lambda request, member: [30 + request.seeds[member] % 50, 40, 50, 60, STOP],
-            stop_token_ids=frozenset({STOP}),
+            stop_rules(repetition_tokens),
         )
 
-    return Subject(make, None, lambda seed: buckets_of(lightning_model(seed)))
+    return Subject(make, lightning_model)
 
 
 SUBJECTS = {
@@ -284,6 +273,18 @@ def test_every_engine_reports_the_same_checksum_for_the_same_weights(subject: Su
     assert one != second.load_weights(PolicyVersion(2), subject.buckets(2))
 
 
+def test_logprobs_are_those_of_the_learner(model_subject: Subject) -> None:
+    finished = run(model_subject.make(), group(0, max_new_tokens=100, temperature=1.2))
+    for member in finished.values():
+        token_ids = torch.tensor([*PROMPT, *member.token_ids])
+        is_action = torch.arange(len(token_ids)) >= len(PROMPT)
+        scores = model_subject.model(0)(
+            token_ids, torch.tensor([0, len(token_ids)]).int(), is_action, temperature=1.2
+        )
+        difference = scores.logprobs[is_action] - torch.tensor(member.logprobs)
+        assert difference.abs().max() < 1e-4
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 def test_logprobs_are_those_of_a_full_forward_pass(model_subject: Subject, seed: int) -> None:
     backend = model_subject.make()
@@ -311,7 +312,6 @@ def reference_logprobs(
     temperature: float = 1.0,
     keep: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    assert subject.logits is not None
     logits = subject.logits([*prompt, *member.token_ids], seed)[len(prompt) - 1 : -1]
     logprobs = (logits.double() / temperature).log_softmax(-1)
     if keep is not None:
@@ -371,12 +371,10 @@ def test_certain_tokens_in_a_row_end_a_sequence(model_subject: Subject) -> None:
 
 def test_weights_that_are_not_finite_are_named_by_their_task(model_subject: Subject) -> None:
     backend = model_subject.make()
-    broken = model_subject.buckets(1)
-    model = lightning_model(1) if isinstance(backend, LightningBackend) else HfPolicy(1)
+    model = model_subject.model(1)
     for parameter in model.parameters():
         parameter.fill_(torch.nan)
-    broken = buckets_of(model)
-    backend.load_weights(PolicyVersion(1), broken)
+    backend.load_weights(PolicyVersion(1), buckets_of(model))
     backend.start(group(3))
     with pytest.raises(DivergedError, match="task-3"):
         backend.step()

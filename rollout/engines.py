@@ -1,0 +1,100 @@
+"""Builds the engine that a configuration names, inside the process that will run it."""
+
+from pathlib import Path
+
+import torch
+
+from cispo.config import PolicyConfig, RolloutConfig
+from cispo.errors import ConfigError
+from cispo.policy.base import Policy
+from cispo.policy.chat import stop_token_ids
+from cispo.policy.hf import TransformersPolicy
+from cispo.policy.lightning.model import LightningModel
+from cispo.policy.load import (
+    bundled_tokenizer,
+    load_policy,
+    load_tokenizer,
+    new_lightning_policy,
+)
+from rollout.actor import Engine
+from rollout.backends.base import Backend, StopRules
+from rollout.backends.lightning import LightningBackend
+from rollout.backends.scripted import ScriptedBackend, script_from_file
+from rollout.backends.transformers import TransformersBackend
+
+
+def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:
+    """Build the engine of `rollout.backend` around the model of `policy`.
+
+    Raises:
+        ConfigError: The model cannot be loaded, or not by this backend.
+    """
+    torch.set_num_threads(1)
+    if policy.path is None or rollout.backend == "scripted":
+        tokenizer = load_tokenizer(str(bundled_tokenizer(policy.tokenizer)))
+    else:
+        tokenizer = load_tokenizer(policy.path)
+    stop = StopRules(
+        token_ids=stop_token_ids(tokenizer),
+        repetition_tokens=rollout.repetition_tokens,
+        repetition_probability=rollout.repetition_probability,
+    )
+    backend: Backend
+    match rollout.backend:
+        case "lightning" | "transformers":
+            backend = _model_backend(policy, rollout, stop)
+        case "vllm":
+            from rollout.backends.vllm import VllmBackend  # an extra that is rarely installed
+
+            backend = VllmBackend(
+                _path(policy, rollout),
+                stop,
+                dtype=policy.dtype,
+                max_sequences=rollout.max_sequences,
+            )
+        case "scripted":
+            script = script_from_file(
+                Path(_path(policy, rollout)),
+                encode=lambda text: tokenizer.encode(text, add_special_tokens=False),
+                stop_token_id=min(stop.token_ids),
+            )
+            backend = ScriptedBackend(script, stop)
+        case _:
+            raise ConfigError(f"rollout.backend={rollout.backend}: there is no such engine")
+    return Engine(backend, tokenizer)
+
+
+def _model_backend(
+    policy: PolicyConfig, rollout: RolloutConfig, stop: StopRules
+) -> LightningBackend | TransformersBackend:
+    match model := _model(policy, rollout):
+        case LightningModel():
+            return LightningBackend(model, stop, max_sequences=rollout.max_sequences)
+        case TransformersPolicy():
+            return TransformersBackend(model, stop, max_sequences=rollout.max_sequences)
+        case _:
+            raise ConfigError(
+                f"rollout.backend={rollout.backend}: it cannot run a {type(model).__name__}"
+            )
+
+
+def _model(policy: PolicyConfig, rollout: RolloutConfig) -> Policy:
+    if policy.backend != rollout.backend:
+        raise ConfigError(
+            f"rollout.backend={rollout.backend}: policy.backend={policy.backend} needs the engine "
+            "of the same name"
+        )
+    if policy.path is None:
+        # Any weights will do: the learner's are published before the first rollout.
+        return new_lightning_policy(policy.architecture, policy.tokenizer, seed=0)
+    # The lightning engine is float32 whatever the learner's weights are.
+    dtype = torch.float32 if policy.backend == "lightning" else getattr(torch, policy.dtype)
+    return load_policy(
+        policy.path, backend=policy.backend, dtype=dtype, logprob_chunk=policy.logprob_chunk
+    )
+
+
+def _path(policy: PolicyConfig, rollout: RolloutConfig) -> str:
+    if policy.path is None:
+        raise ConfigError(f"policy.path=null: rollout.backend={rollout.backend} needs one")
+    return policy.path
