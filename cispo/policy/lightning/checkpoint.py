@@ -23,7 +23,7 @@ def save_lightning(model: LightningModel, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     config = {**model.config.to_dict(), "dtype": str(model.lm_head.weight.dtype).split(".")[1]}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tensors = {name: tensor.contiguous() for name, tensor in _released_tensors(model)}
+    tensors = {name: tensor.contiguous() for name, tensor in released_tensors(model)}
     save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
 
 
@@ -41,7 +41,7 @@ def load_lightning(folder: Path, *, dtype: torch.dtype, logprob_chunk: int) -> L
     """
     config = LightningConfig.from_dict(json.loads((folder / "config.json").read_text()))
     model = empty_model(config, dtype=dtype, logprob_chunk=logprob_chunk)
-    targets = dict(_released_tensors(model))
+    targets = dict(released_tensors(model))
     with torch.no_grad():
         for name, tensor in _stored_tensors(folder):
             if name == "lm_head.weight" and config.tie_word_embeddings:
@@ -70,7 +70,7 @@ def empty_model(
     return model
 
 
-def _released_tensors(model: LightningModel) -> Iterator[tuple[str, Tensor]]:
+def released_tensors(model: LightningModel) -> Iterator[tuple[str, Tensor]]:
     """Views of the parameters by the released names: one matrix an expert, w1 and w3 apart."""
     for name, parameter in model.named_parameters():
         tensor = parameter.detach()
