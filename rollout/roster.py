@@ -20,7 +20,7 @@ from rollout.actor import Engine, RolloutActor
 LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
 """What a call raises when its actor is gone or out of reach."""
 
-_PHASE = "start rollout actors"
+_PHASE = "rollout actors"
 _REPORT_SECONDS = 2.0
 _MAX_REQUESTS = 4096
 _ENVIRONMENT = {

@@ -1,0 +1,131 @@
+"""The pool on a real Ray: balance, weights, and actors that die."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import ray
+
+from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig
+from cispo.errors import ConfigError, RolloutError, WeightSyncError
+from cispo.policy.load import new_lightning_policy
+from cispo.types import Message, PolicyVersion, Rollout, Task
+from cispo.weights.buckets import WeightBucket, export_checksum, exported_tensors, to_buckets
+from rollout.pool import RolloutPool
+from tests.fakes import FakeProgress
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
+
+ARCHITECTURE = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+    "rotary_dim": 8,
+    "initializer_range": 0.1,
+}
+POLICY = PolicyConfig(architecture=ARCHITECTURE)
+
+
+def rollout_config(**knobs: Any) -> RolloutConfig:
+    sampling = SamplingConfig(max_new_tokens=knobs.pop("max_new_tokens", 20))
+    return RolloutConfig(sampling=sampling, max_sequences=32, **knobs)
+
+
+def task(index: int) -> Task:
+    message = Message(role="user", content=f"What is {index} plus {index}?")
+    return Task(task_id=f"task-{index}", messages=(message,), verifier="math")
+
+
+def buckets(seed: int) -> list[WeightBucket]:
+    model = new_lightning_policy(ARCHITECTURE, "bpe1024", seed=seed)
+    return list(to_buckets(exported_tensors(model), max_bytes=100_000))
+
+
+def tokens(groups: Sequence[Sequence[Rollout]]) -> list[list[Sequence[int]]]:
+    return [[rollout.token_ids for rollout in group] for group in groups]
+
+
+async def process_of(member: Any) -> int:
+    pid: int = await member.handle.__ray_call__.remote(lambda actor: os.getpid())
+    return pid
+
+
+async def test_a_pool_samples_publishes_and_survives_the_death_of_an_actor() -> None:
+    progress = FakeProgress()
+    config = rollout_config(num_actors=2, max_new_tokens=600)
+    pool = await RolloutPool.start(POLICY, config, startup_seconds=60, progress=progress)
+    assert progress.events == ["start rollout actors 2", "finish rollout actors"]
+    assert progress.done == {"rollout actors": 2}
+
+    sent = buckets(3)
+    checksum = export_checksum([bucket.checksum for bucket in sent])
+    references = [ray.put(bucket) for bucket in sent]
+    found = await pool.load_weights(PolicyVersion(1), references)
+    assert found == {"rollout-0": checksum, "rollout-1": checksum}
+
+    short = pool.with_sampling(SamplingConfig(max_new_tokens=5))
+    brief = await asyncio.gather(*(short.sample(task(i), 3, seed=i) for i in range(4)))
+    assert all(r.num_action_tokens <= 5 and r.newest_version == 1 for g in brief for r in g)
+    again = await asyncio.gather(*(short.sample(task(i), 3, seed=i) for i in reversed(range(4))))
+    assert tokens(brief) == tokens(again[::-1])
+
+    calm = await asyncio.gather(*(pool.sample(task(i), 4, seed=i) for i in range(6)))
+    victim = await process_of(pool._roster.members[0])
+    stormy = [asyncio.create_task(pool.sample(task(i), 4, seed=i)) for i in range(6)]
+    await asyncio.sleep(0.3)
+    loads = [member.outstanding for member in pool._roster.members]
+    assert loads == [12, 12]
+    os.kill(victim, signal.SIGKILL)
+    survived = await asyncio.gather(*stormy)
+    assert tokens(survived) == tokens(calm)
+    for group, i in zip(survived, range(6), strict=True):
+        assert [r.task_id for r in group] == [f"task-{i}"] * 4
+
+    statistics = await pool.statistics()
+    assert statistics["rollout/replaced_actors"] == 1
+    assert statistics["rollout/retried_requests"] == 3
+    assert statistics["rollout/sampled_tokens"] > 0
+    found = await wait_for_actors(pool, 2, PolicyVersion(2), buckets(4))
+    assert sorted(found) == ["rollout-1", "rollout-2"]
+    assert len(set(found.values())) == 1
+    pool.stop()
+
+
+async def wait_for_actors(
+    pool: RolloutPool, count: int, version: PolicyVersion, sent: list[WeightBucket]
+) -> dict[str, str]:
+    for _ in range(200):
+        if (await pool.statistics())["rollout/actors"] == count:
+            return await pool.load_weights(version, sent)
+        await asyncio.sleep(0.1)
+    raise AssertionError("the replacement never arrived")
+
+
+async def test_failures_say_what_failed() -> None:
+    greedy = rollout_config(num_cpus=1000.0)
+    with pytest.raises(RolloutError, match=r"rollout-0 was not ready after 1 s.*num_cpus=1000"):
+        await RolloutPool.start(POLICY, greedy, startup_seconds=1)
+    nowhere = PolicyConfig(path="/no/such/folder")
+    with pytest.raises(ConfigError, match=r"policy\.path=/no/such/folder"):
+        await RolloutPool.start(nowhere, rollout_config(), startup_seconds=60)
+
+    config = rollout_config(max_attempts=1, max_new_tokens=5000)
+    pool = await RolloutPool.start(POLICY, config, startup_seconds=60)
+    damaged = buckets(1)
+    damaged[0].buffer[0] ^= 1
+    with pytest.raises(WeightSyncError, match="checksum"):
+        await pool.load_weights(PolicyVersion(1), damaged)
+    victim = await process_of(pool._roster.members[0])
+    sampling = asyncio.create_task(pool.sample(task(0), 4, seed=1))
+    await asyncio.sleep(0.2)
+    os.kill(victim, signal.SIGKILL)
+    with pytest.raises(RolloutError, match=r"task-0.*rollout-0.*max_attempts=1"):
+        await sampling
+    pool.stop()
