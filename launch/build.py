@@ -98,9 +98,9 @@ async def _start_actors(
                 cfg.sandbox,
                 max_new_tokens=cfg.rollout.sampling.max_new_tokens,
                 startup_seconds=seconds,
-                progress=progress,
             )
         )
-    for part in (learner.result(), engine.result(), verifier.result()):
-        stack.callback(part.stop)
+    stack.callback(learner.result().stop)
+    stack.callback(engine.result().stop)
+    stack.callback(verifier.result().close)
     return learner.result(), engine.result(), verifier.result()
