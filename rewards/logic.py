@@ -27,8 +27,10 @@ _HARMLESS_CHARACTERS = re.compile(r"[\w\s+\-*/^.,()\[\]]*|[\w\s+\-*/^.,\[\]'\"]*
 _REACHES_INTO = re.compile(r"__|\.\s*[^\W\d]")
 _CALL = re.compile(r"(\w*)\s*\(")
 _FUNCTIONS = frozenset(
-    ("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh")
-    + ("exp", "log", "ln", "sqrt", "Abs", "abs", "Rational")
+    {
+        *("sin", "cos", "tan", "sec", "csc", "cot", "asin", "acos", "atan", "sinh", "cosh", "tanh"),
+        *("exp", "log", "ln", "sqrt", "Abs", "abs", "Rational"),
+    }
 )
 
 Scorer = Callable[[str, Mapping[str, Any]], float]

@@ -25,9 +25,21 @@ class _Worker:
 
     name: str
     handle: Any
-    slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_IN_FLIGHT))
-    num_waiting: int = 0
+    num_held: int = 0
     is_dead: bool = False
+    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_IN_FLIGHT))
+
+    async def acquire(self) -> None:
+        self.num_held += 1
+        try:
+            await self._slots.acquire()
+        except BaseException:
+            self.num_held -= 1
+            raise
+
+    def release(self) -> None:
+        self.num_held -= 1
+        self._slots.release()
 
 
 class RewardPool:
@@ -106,16 +118,11 @@ class RewardPool:
         """Judge one rollout; see `cispo.ports.Verifier`."""
         cause = ""
         for _ in range(self._max_attempts):
-            worker = min(self._workers, key=lambda candidate: candidate.num_waiting)
-            worker.num_waiting += 1
+            worker = await self._slot()
             try:
-                async with worker.slots:
-                    if worker.is_dead:  # while this waited for a slot
-                        cause = f"{worker.name} died"
-                        continue
-                    verdict: Verdict = await asyncio.wait_for(
-                        worker.handle.grade.remote(task, rollout), self._limit_seconds
-                    )
+                verdict: Verdict = await asyncio.wait_for(
+                    worker.handle.grade.remote(task, rollout), self._limit_seconds
+                )
                 return verdict
             except RayActorError as error:
                 cause = f"{worker.name} died: {str(error).splitlines()[0]}"
@@ -126,8 +133,17 @@ class RewardPool:
             except RayTaskError as error:
                 cause = f"{worker.name} failed: {error.cause!r}"
             finally:
-                worker.num_waiting -= 1
+                worker.release()
         return Ungraded(cause=f"after {self._max_attempts} attempts: {cause}")
+
+    async def _slot(self) -> _Worker:
+        """Wait for the worker with the least to do; one that dies meanwhile is not waited for."""
+        while True:
+            worker = min(self._workers, key=lambda candidate: candidate.num_held)
+            await worker.acquire()
+            if not worker.is_dead:
+                return worker
+            worker.release()
 
     def close(self) -> None:
         """End all workers."""

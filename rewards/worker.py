@@ -1,28 +1,35 @@
 """The Ray actor around a verifier; it decides nothing."""
 
+from functools import partial
 from typing import Any
 
 import ray
 
 from cispo.config import RewardConfig, SandboxConfig
 from cispo.types import Rollout, Task, Verdict
-from rewards.build import build_verifier
+from rewards.build import BuiltVerifier, build_verifier
 
 
 class RewardWorker:
     """Grades in a process of its own, several rollouts at once."""
 
     def __init__(self, reward: RewardConfig, sandbox: SandboxConfig, max_new_tokens: int) -> None:
-        """Build the verifier; see `rewards.build.build_verifier`."""
-        self._verifier = build_verifier(reward, sandbox, max_new_tokens=max_new_tokens)
+        """Remember what to build: an actor whose constructor raises dies without a typed error."""
+        self._build = partial(build_verifier, reward, sandbox, max_new_tokens=max_new_tokens)
+        self._verifier: BuiltVerifier | None = None
 
     async def start(self) -> None:
         """Warm up and prove the sandbox; see `BuiltVerifier.start`."""
-        await self._verifier.start()
+        await self._built().start()
 
     async def grade(self, task: Task, rollout: Rollout) -> Verdict:
         """Judge one rollout."""
-        return await self._verifier.grade(task, rollout)
+        return await self._built().grade(task, rollout)
+
+    def _built(self) -> BuiltVerifier:
+        if self._verifier is None:
+            self._verifier = self._build()
+        return self._verifier
 
 
 def start_worker(

@@ -89,6 +89,8 @@ class BubblewrapSandbox:
         return ("namespaces", "seccomp", "read-only files", "no network", user, limits)
 
     def _use(self, bwrap: Path) -> None:
+        if not os.access(bwrap, os.X_OK):
+            raise SandboxUnavailableError(f"sandbox layer bubblewrap: cannot execute {bwrap}")
         self._bwrap = reachable_copy(bwrap)
         if self._bwrap != bwrap:
             copy = self._bwrap.parent.parent.parent

@@ -50,8 +50,7 @@ print(json.dumps(held))
 """
 
 _LAYERS = (
-    ("creating new namespace", "user namespaces"),
-    ("creat new namespace", "user namespaces"),
+    ("new namespace", "user namespaces"),
     ("uid map", "user namespaces"),
     ("max_user_namespaces", "user namespaces"),
     ("Unknown option", "bubblewrap"),
