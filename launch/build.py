@@ -5,8 +5,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
-from rewards.pool import RewardPool
-
 from cispo.advantages import advantages
 from cispo.checkpoint import Checkpoints
 from cispo.config import AdvantageKind, RunConfig
@@ -18,6 +16,7 @@ from cispo.train import Parts
 from cispo.weights.sync import Publisher
 from launch.preflight import CheckedTasks
 from launch.resume import Resume
+from rewards.pool import RewardPool
 from rollout.pool import RolloutPool
 
 

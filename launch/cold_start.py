@@ -17,7 +17,7 @@ from cispo.tracking.console import open_console
 from cispo.tracking.fanout import Fanout
 from cispo.tracking.jsonl import JsonlTracker
 from cispo.types import Metrics
-from launch.preflight import check_policy_path, claim_run_dir
+from launch.preflight import check_policy_path, check_run_dir, make_run_dir
 
 PHASE = "imitate"
 
@@ -31,10 +31,9 @@ def run_cold_start(cfg: SftConfig, composed: str) -> None:
     torch.set_num_threads(1)
     if cfg.policy.path is not None:
         check_policy_path(cfg.policy)
+    check_run_dir(cfg.run_dir, may_exist=cfg.overwrite)
     tasks = training_tasks(cfg.tasks, seed=cfg.seed)
-    tasks.task(0)
-    folder = claim_run_dir(cfg.run_dir, overwrite=cfg.overwrite, resumes=False)
-    (folder / "config.yaml").write_text(composed, encoding="utf-8")
+    folder = make_run_dir(cfg.run_dir, composed, keep=False)
     policy, tokenizer_path = _policy(cfg)
     tokenizer = load_tokenizer(tokenizer_path)
     with open_console(name=cfg.name, iterations=cfg.steps) as console:

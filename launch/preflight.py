@@ -3,7 +3,7 @@
 import asyncio
 import shutil
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from cispo.config import PolicyConfig, RunConfig
@@ -11,6 +11,7 @@ from cispo.data.build import held_out_tasks, training_tasks
 from cispo.data.mixture import TaskMixture
 from cispo.errors import ConfigError
 from cispo.types import Task
+from launch.resume import Resume, read_resume
 from rewards.build import known_verifiers
 from sandboxes.bubblewrap import BubblewrapSandbox
 
@@ -28,6 +29,24 @@ class CheckedTasks:
 
     training: TaskMixture
     held_out: Sequence[Task]
+
+
+def check_run(cfg: RunConfig) -> tuple[CheckedTasks, Resume]:
+    """Check everything from outside that a run needs; `cfg.policy.path` becomes a full path.
+
+    Raises:
+        ConfigError: Something is missing or bad; the message says what to do.
+        CheckpointError: The checkpoint to resume from is missing, damaged, or another run's.
+    """
+    cfg.policy.path = check_policy_path(cfg.policy)
+    resume = read_resume(cfg.resume, asdict(cfg))
+    if resume.iteration >= cfg.iterations:
+        raise ConfigError(
+            f"iterations={cfg.iterations}: the checkpoint has {resume.iteration} behind it; "
+            "set a larger number to go on"
+        )
+    check_run_dir(cfg.run_dir, may_exist=cfg.overwrite or resume.continues(cfg.run_dir))
+    return check_tasks(cfg), resume
 
 
 def check_tasks(cfg: RunConfig) -> CheckedTasks:
@@ -87,19 +106,25 @@ def check_policy_path(policy: PolicyConfig) -> str:
     return path
 
 
-def claim_run_dir(run_dir: str, *, overwrite: bool, resumes: bool) -> Path:
-    """Make the run's folder.
+def check_run_dir(run_dir: str, *, may_exist: bool) -> None:
+    """Refuse a folder in which an earlier run left something.
 
     Raises:
-        ConfigError: An earlier run left something there and may not be replaced.
+        ConfigError: With the three ways on.
     """
     folder = Path(run_dir)
-    if folder.is_dir() and any(folder.iterdir()) and not resumes:
-        if not overwrite:
-            raise ConfigError(
-                f"run_dir={run_dir}: holds an earlier run; continue it with resume={run_dir}, "
-                "choose another name=, or replace it with overwrite=true"
-            )
+    if not may_exist and folder.is_dir() and any(folder.iterdir()):
+        raise ConfigError(
+            f"run_dir={run_dir}: holds an earlier run; continue it with resume={run_dir}, "
+            "choose another name=, or replace it with overwrite=true"
+        )
+
+
+def make_run_dir(run_dir: str, composed: str, *, keep: bool) -> Path:
+    """Make the run's folder with its config.yaml, emptied first unless the run continues there."""
+    folder = Path(run_dir)
+    if folder.is_dir() and not keep:
         shutil.rmtree(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text(composed, encoding="utf-8")
     return folder

@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from cispo.checkpoint import Checkpoints
 from cispo.config import RunConfig, TrackingConfig
-from cispo.errors import CispoError, ConfigError
+from cispo.errors import CispoError
 from cispo.ports import Progress, Tracker
 from cispo.tracking.conclude import conclude
 from cispo.tracking.console import open_console
@@ -19,33 +19,24 @@ from cispo.tracking.wandb import WandbTracker
 from cispo.train import train
 from launch.build import build_parts
 from launch.cluster import ray_cluster
-from launch.preflight import CheckedTasks, check_policy_path, check_tasks, claim_run_dir
-from launch.resume import Resume, read_resume
+from launch.preflight import CheckedTasks, make_run_dir
+from launch.resume import Resume
 
 
-def run_training(cfg: RunConfig, composed: str) -> None:
-    """Check everything, then train, and leave a summary and a report in the run's folder.
+def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Resume) -> None:
+    """Train, and leave a summary and a report in the run's folder.
 
     Args:
-        cfg: The whole configuration.
+        cfg: The whole configuration, checked.
         composed: The same as YAML, kept in the run's folder.
+        tasks: What the checks read.
+        resume: Where the run begins.
 
     Raises:
-        CispoError: The run was refused or failed; what was logged until then is reported.
+        CispoError: The run failed; what was logged until then is reported.
     """
-    cfg.policy.path = check_policy_path(cfg.policy)
     config = asdict(cfg)
-    resume = read_resume(cfg.resume, config)
-    if resume.iteration >= cfg.iterations:
-        raise ConfigError(
-            f"iterations={cfg.iterations}: the checkpoint has {resume.iteration} behind it; "
-            "set a larger number to go on"
-        )
-    tasks = check_tasks(cfg)
-    folder = claim_run_dir(
-        cfg.run_dir, overwrite=cfg.overwrite, resumes=resume.continues(cfg.run_dir)
-    )
-    (folder / "config.yaml").write_text(composed, encoding="utf-8")
+    folder = make_run_dir(cfg.run_dir, composed, keep=resume.continues(cfg.run_dir))
     with open_console(name=cfg.name, iterations=cfg.iterations) as console:
         files = _trackers(cfg.tracking, folder, resume, name=cfg.name, config=config)
         tracker = Fanout([*files, console])

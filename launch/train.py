@@ -5,10 +5,14 @@ from launch.command import run_command
 
 
 def body(cfg: RunConfig, composed: str) -> None:
-    """Train as configured; imported late so that a refused configuration costs no time."""
+    """Check everything, then train; what is heavy is imported only after the checks."""
+    from launch.preflight import check_run
+
+    tasks, resume = check_run(cfg)
+
     from launch.run import run_training
 
-    run_training(cfg, composed)
+    run_training(cfg, composed, tasks, resume)
 
 
 def main() -> None:

@@ -16,13 +16,14 @@ Entry = Mapping[str, Any]
 
 
 def _chain_sum(entry: Entry) -> list[str]:
-    """Add from left to right: `4 - 1 + 7` is `4 - 1 = 3`, `3 + 7 = 10`."""
-    first, *rest = re.findall(r"\d+|[+-]", entry["metadata"]["expression"].replace(" ", ""))
-    total, steps = int(first), []
-    for sign, digits in zip(rest[::2], rest[1::2], strict=True):
-        result = total + int(digits) if sign == "+" else total - int(digits)
-        steps.append(f"{total}{sign}{digits}={result}")
-        total = result
+    """Reduce from the left, one operation a line: `4 - 1 + 7`, `= 3 + 7`, `= 10`."""
+    terms = entry["metadata"]["expression"].split(" ")
+    steps = [" ".join(terms)]
+    while len(terms) > 1:
+        first, sign, second, *rest = terms
+        total = int(first) + int(second) if sign == "+" else int(first) - int(second)
+        terms = [str(total), *rest]
+        steps.append("= " + " ".join(terms))
     return steps
 
 
@@ -31,27 +32,31 @@ def _leg_counting(entry: Entry) -> list[str]:
     from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
     animals: dict[str, int] = entry["metadata"]["animals"]
-    steps = [f"{name} {ANIMALS[name]}*{n}={ANIMALS[name] * n}" for name, n in animals.items()]
-    total, *others = [ANIMALS[name] * n for name, n in animals.items()]
-    for legs in others:
-        steps.append(f"{total}+{legs}={total + legs}")
-        total += legs
+    legs = {name: count * ANIMALS[name] for name, count in animals.items()}
+    steps = [f"{n} {name}: {n}*{ANIMALS[name]}={legs[name]}" for name, n in animals.items()]
+    total, *others = legs.values()
+    for more in others:
+        steps.append(f"{total}+{more}={total + more}")
+        total += more
     return steps
 
 
 def _simple_equations(entry: Entry) -> list[str]:
     """Solve a linear equation for its unknown: first the constant, then the factor."""
-    left, right = entry["metadata"]["equation"].replace(" ", "").split("=")
+    equation, unknown = entry["metadata"]["equation"], entry["metadata"]["variable"]
+    left, right = equation.replace(" ", "").split("=")
     value, constant, factor = int(right), 0, 0
-    for sign, number, unknown in re.findall(r"([+-]?)(\d*)\*?([a-z]?)", left):
+    for sign, number, letter in re.findall(r"([+-]?)(\d*)\*?([a-z]?)", left):
         amount = int(f"{sign}{number or 1}")
-        if unknown:
+        if letter:
             factor += amount
         elif number:
             constant += amount
     product = value - constant
-    steps = [f"{value}{-constant:+}={product}"] if constant else []
-    return [*steps, f"{product}/{factor}={entry['answer']}"]
+    sign = "+" if constant < 0 else "-"
+    moved = [f"{factor}*{unknown} = {value} {sign} {abs(constant)}"] if constant else []
+    solved = [f"{factor}*{unknown} = {product}", f"{unknown} = {product} / {factor}"]
+    return [equation, *moved, *(solved if constant or factor != 1 else [])]
 
 
 def _gcd(entry: Entry) -> list[str]:
@@ -87,8 +92,8 @@ def _lcm(entry: Entry) -> list[str]:
 
 
 def _count_bits(entry: Entry) -> list[str]:
-    """Write the number in base two."""
-    return [" ".join(entry["metadata"]["binary"])]
+    """Add the digits of the number in base two."""
+    return [f"{'+'.join(entry['metadata']['binary'])}={entry['answer']}"]
 
 
 _STEPS: Mapping[str, Callable[[Entry], list[str]]] = {
