@@ -114,11 +114,11 @@ class BubblewrapSandbox:
                     seccomp=fixed["seccomp"],
                     status=status,
                     block=block,
+                    stdin=fixed["stdin"],
                     files=files,
                     has_cgroup=leaf is not None,
                 ),
-                stdin=fixed["stdin"],
-                inherited=[fixed["seccomp"], *files.values()],
+                inherited=[*fixed.values(), *files.values()],
                 limits=limits,
                 leaf=leaf,
             )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from sandboxes.base import ExecResult, Limits, Outcome
 from sandboxes.cgroups import Leaf
+from sandboxes.jail_command import RELEASE, STARTED
 from sandboxes.pipes import CappedReader
 from sandboxes.processor_time import tree_cpu_seconds, was_starved
 
@@ -32,7 +33,6 @@ class Jail:
         self,
         command: Callable[[int, int], Sequence[str]],
         *,
-        stdin: int,
         inherited: Sequence[int],
         limits: Limits,
         leaf: Leaf | None,
@@ -41,7 +41,6 @@ class Jail:
 
         Args:
             command: Makes the command line from the status and the block descriptor.
-            stdin: Descriptor of its standard input.
             inherited: Descriptors that the command line names.
             limits: Its limits.
             leaf: Its control group, or None.
@@ -54,14 +53,15 @@ class Jail:
         self._init: int | None = None  # descriptor of process 1 of the jail
         self._init_pid = 0
         self._seen_cpu_seconds = 0.0
-        block, self._release_end = os.pipe()
+        block, self._block_end = os.pipe()
+        gate, self._gate_end = os.pipe()
         status, status_end = os.pipe()
         stdout, stdout_end = os.pipe()
         stderr, stderr_end = os.pipe()
         try:
             self._process = subprocess.Popen(
                 command(status_end, block),
-                stdin=stdin,
+                stdin=gate,
                 stdout=stdout_end,
                 stderr=stderr_end,
                 pass_fds=[status_end, block, *inherited],
@@ -70,17 +70,18 @@ class Jail:
                 start_new_session=True,
             )
         except BaseException:
-            for descriptor in (self._release_end, status, stdout, stderr):
+            for descriptor in (self._block_end, self._gate_end, status, stdout, stderr):
                 os.close(descriptor)
             raise
         finally:
-            for descriptor in (block, status_end, stdout_end, stderr_end):
+            for descriptor in (block, gate, status_end, stdout_end, stderr_end):
                 os.close(descriptor)
         tell = self._changed.set
         self._status = CappedReader(
             status, max_bytes=_STATUS_BYTES, on_change=tell, tells_each_chunk=True
         )
-        self._stdout = CappedReader(stdout, max_bytes=limits.output_bytes, on_change=tell)
+        most = limits.output_bytes + len(STARTED)
+        self._stdout = CappedReader(stdout, max_bytes=most, on_change=tell)
         self._stderr = CappedReader(stderr, max_bytes=limits.output_bytes, on_change=tell)
         self._handle = os.pidfd_open(self._process.pid)
         self._loop.add_reader(self._handle, self._reap)
@@ -96,7 +97,7 @@ class Jail:
         return ExecResult(
             outcome=outcome,
             exit_code=exit_code if outcome is Outcome.EXITED else None,
-            stdout=self._stdout.data,
+            stdout=self._stdout.data.removeprefix(STARTED),
             stderr=self._stderr.data,
             cpu_seconds=self._used_cpu_seconds(),
             wall_seconds=time.monotonic() - self._started,
@@ -110,15 +111,18 @@ class Jail:
             self._reap()
         for reader in (self._status, self._stdout, self._stderr):
             reader.close()
-        for descriptor in (self._release_end, self._init):
+        for descriptor in (self._block_end, self._gate_end, self._init):
             if descriptor is not None:
                 os.close(descriptor)
 
     async def _watch(self) -> Outcome | None:
         """Release it and wait; return the limit it broke, `LOST` if it never started, else None."""
-        await self._wait(self._release_when_ready, seconds=_START_SECONDS)
-        if self._init is None:
+        await self._wait(self._is_confined, seconds=_START_SECONDS)
+        await self._wait(lambda: self._is_reaped or self._is_at_gate, seconds=_START_SECONDS)
+        if not self._is_at_gate:
             return Outcome.LOST
+        with contextlib.suppress(BrokenPipeError):  # it died, which the exit tells
+            os.write(self._gate_end, RELEASE)
         released = time.monotonic()
         while not self._is_reaped:
             if self._stdout.has_overflowed or self._stderr.has_overflowed:
@@ -139,7 +143,7 @@ class Jail:
             await self._sleep(min(wall_left, max(cpu_left / _NUM_CPUS, 0.02)))
         return None
 
-    def _release_when_ready(self) -> bool:
+    def _is_confined(self) -> bool:
         """Put process 1 into its control group once bubblewrap names it, then let it go on."""
         line, newline, _ = self._status.data.partition(b"\n")
         if self._is_reaped:
@@ -152,7 +156,7 @@ class Jail:
             if self._leaf is not None:
                 self._leaf.add(self._init_pid)
             self._init = handle
-            os.write(self._release_end, b"x")
+            os.write(self._block_end, b"x")
         return True
 
     def _outcome(self, exit_code: int | None, broken_limit: Outcome | None) -> Outcome:
@@ -185,6 +189,10 @@ class Jail:
             used = tree_cpu_seconds(self._init_pid) if not self._is_reaped else 0.0
         self._seen_cpu_seconds = max(self._seen_cpu_seconds, used)
         return self._seen_cpu_seconds
+
+    @property
+    def _is_at_gate(self) -> bool:
+        return self._stdout.data.startswith(STARTED)
 
     @property
     def _is_reaped(self) -> bool:

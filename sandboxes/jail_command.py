@@ -29,12 +29,17 @@ import os, sys
 os.setgroups([]); os.setresgid(*[int(sys.argv[1])] * 3); os.setresuid(*[int(sys.argv[1])] * 3)
 os.execv(sys.argv[2], sys.argv[2:])
 """
-_SET_LIMITS = """
-import os, resource, sys
-for word in sys.argv[1].split(","):
-    name, soft, hard = word.replace("=", ":").split(":")
-    resource.setrlimit(getattr(resource, "RLIMIT_" + name.upper()), (int(soft), int(hard)))
-os.execvp(sys.argv[2], sys.argv[2:])
+STARTED = b"\n"
+"""What the gate prints once the jail is complete."""
+
+RELEASE = b"go\n"
+"""What the gate waits for; without a worker that is alive to send it, the program never starts."""
+
+_STDIN = "/run/stdin"
+_GATE = """{limits} || exit 125
+echo
+read -r go || exit 125
+exec "$@" <{stdin}
 """
 
 
@@ -47,6 +52,7 @@ def jail_command(
     seccomp: int,
     status: int,
     block: int,
+    stdin: int,
     files: Mapping[str, int],
     has_cgroup: bool,
 ) -> list[str]:
@@ -61,6 +67,7 @@ def jail_command(
         seccomp: Descriptor with the filter.
         status: Descriptor that bubblewrap reports on.
         block: Descriptor that the jail waits on until it is in its control group.
+        stdin: Descriptor with the program's standard input.
         files: Descriptor with the contents, by path below the work folder.
         has_cgroup: Whether the jail gets a control group.
     """
@@ -83,12 +90,10 @@ def jail_command(
         *("--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"),
         *("--remount-ro", "/dev", "--size", size, "--tmpfs", WORK_FOLDER),
         *placed,
-        *("--remount-ro", "/", "--chdir", WORK_FOLDER),
+        *("--file", str(stdin), _STDIN, "--remount-ro", "/", "--chdir", WORK_FOLDER),
         *(word for name, value in environment.items() for word in ("--setenv", name, value)),
         *("--json-status-fd", str(status), "--block-fd", str(block), "--seccomp", str(seccomp)),
-        "--",
-        *_set_limits(limits, interpreter, has_cgroup=has_cgroup),
-        *argv,
+        *("--", "/bin/sh", "-c", _gate(limits, has_cgroup=has_cgroup), "sandbox", *argv),
     ]
 
 
@@ -117,22 +122,20 @@ def _system_mounts() -> list[str]:
     return words
 
 
-def _set_limits(limits: Limits, interpreter: Interpreter, *, has_cgroup: bool) -> list[str]:
-    """Limit each process, inside the jail, whose user namespace counts its own processes alone."""
+def _gate(limits: Limits, *, has_cgroup: bool) -> str:
+    """Return the script that limits each process, reports, waits, and becomes the program.
+
+    It runs in the jail, whose user namespace counts its own processes alone.
+    """
     cpu = math.ceil(limits.cpu_seconds)
     if has_cgroup:  # which counts more exactly, and all processes together
         cpu += 1
-    values = {
-        "fsize": limits.tmp_bytes,
-        "core": 0,
-        "nofile": _MAX_FILES,
-        "msgqueue": 0,
-        "memlock": 0,
-    }
+    words = [f"-S -t {cpu}", f"-H -t {cpu + 1}", f"-f {limits.tmp_bytes // 512}", "-c 0", "-l 0"]
+    words.append(f"-n {_MAX_FILES}")
     if not has_cgroup:
-        values |= {"as": limits.memory_bytes, "nproc": limits.max_processes}
-    words = [f"cpu={cpu}:{cpu + 1}", *(f"{name}={limit}:{limit}" for name, limit in values.items())]
-    if os.access("/usr/bin/prlimit", os.X_OK):
-        return ["/usr/bin/prlimit", *(f"--{word}" for word in words), "--"]
-    joined = ",".join(words)
-    return [f"{interpreter.folder}/python3", "-I", "-S", "-c", _SET_LIMITS, joined]
+        words.append(f"-v {limits.memory_bytes // 1024}")
+    commands = [f"ulimit {word}" for word in words]
+    if not has_cgroup:  # shells do not agree on the letter
+        most = limits.max_processes
+        commands.append(f"{{ ulimit -u {most} 2>/dev/null || ulimit -p {most}; }}")
+    return _GATE.format(limits=" && ".join(commands), stdin=_STDIN)

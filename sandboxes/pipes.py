@@ -23,7 +23,7 @@ class CappedReader:
         Args:
             descriptor: Read end of the pipe.
             max_bytes: Bytes that are kept; one more ends the reading.
-            on_change: Called at the end of the stream and at the limit.
+            on_change: Called when the first bytes come, at the end of the stream and at the limit.
             tells_each_chunk: Whether `on_change` is called for everything that comes.
         """
         self.has_overflowed = False
@@ -60,5 +60,5 @@ class CappedReader:
         if self.is_finished or self.has_overflowed:
             self.close()
             self._on_change()
-        elif self._tells_each_chunk:
+        elif self._tells_each_chunk or len(self._data) == len(chunk):
             self._on_change()

@@ -61,7 +61,7 @@ _LAYERS = (
     ("PR_SET_SECCOMP", "seccomp"),
     ("seccomp", "seccomp"),
     ("setpriv", "change of user"),
-    ("prlimit", "resource limits"),
+    ("ulimit", "resource limits"),
     ("execvp", "interpreter"),
 )
 _ADVICE = {

@@ -62,10 +62,10 @@ async def test_a_bubblewrap_that_isolates_nothing_fails_closed(reachable_path: P
     script = (
         'while [ "$1" != -- ]; do\n'
         '  case "$1" in --json-status-fd) status=$2;; --block-fd) block=$2;; esac\n  shift\ndone\n'
-        "shift\n"
+        "shift 5  # to the program itself, behind the gate\n"
         'echo "{\\"child-pid\\": $$}" >&$status\n'
         "read -r -n 1 -u $block released\n"
-        '"$@"\ncode=$?\n'
+        'echo; read -r go; "$@"\ncode=$?\n'
         'echo "{\\"exit-code\\": $code}" >&$status\n'
     )
     sandbox = BubblewrapSandbox(bwrap=fake_bwrap(reachable_path, script))
