@@ -67,7 +67,7 @@ def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:
 def _model_backend(
     policy: PolicyConfig, rollout: RolloutConfig, stop: StopRules
 ) -> LightningBackend | TransformersBackend:
-    match model := _model(policy, rollout):
+    match model := _model(policy, rollout).to(_device(rollout)):
         case LightningModel():
             return LightningBackend(model, stop, max_sequences=rollout.max_sequences)
         case TransformersPolicy():
@@ -92,6 +92,16 @@ def _model(policy: PolicyConfig, rollout: RolloutConfig) -> Policy:
     return load_policy(
         policy.path, backend=policy.backend, dtype=dtype, logprob_chunk=policy.logprob_chunk
     )
+
+
+def _device(rollout: RolloutConfig) -> torch.device:
+    if rollout.num_gpus == 0:
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise ConfigError(
+            f"rollout.num_gpus={rollout.num_gpus:g}: the actor sees no CUDA device; set 0 for CPUs"
+        )
+    return torch.device("cuda")
 
 
 def _path(policy: PolicyConfig, rollout: RolloutConfig) -> str:

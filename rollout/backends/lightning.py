@@ -46,10 +46,10 @@ class _Waiting:
 
 
 class LightningBackend:
-    """Decodes up to `max_sequences` sequences at once, in float32 on the CPU.
+    """Decodes up to `max_sequences` sequences at once.
 
     A prompt is computed once for its group. Tokens and log-probabilities of a rollout depend on the
-    weights, the prompt, its seed and the sampling alone, to the last bit.
+    weights, the prompt, its seed and the sampling alone; in float32 on the CPU, to the last bit.
 
     Args:
         model: A float32 model of this engine's own; its weights are overwritten by `load_weights`.
@@ -59,13 +59,15 @@ class LightningBackend:
 
     def __init__(self, model: LightningModel, stop: StopRules, *, max_sequences: int) -> None:
         self._model = model.requires_grad_(False).eval()
+        device = model.lm_head.weight.device
         self._sequences = Sequences(
-            max_sequences, vocabulary_size=model.config.vocab_size, stop=stop
+            max_sequences, vocabulary_size=model.config.vocab_size, stop=stop, device=device
         )
         num_rows = max(max_sequences, _MIN_ROWS)
-        self._state = DecodeState.empty(model.config, num_rows)
-        self._hidden = torch.zeros(num_rows, model.config.hidden_size)
-        self._tokens = torch.zeros(num_rows, dtype=torch.int64)
+        dtype = model.lm_head.weight.dtype
+        self._state = DecodeState.empty(model.config, num_rows, dtype=dtype, device=device)
+        self._hidden = torch.zeros(num_rows, model.config.hidden_size, dtype=dtype, device=device)
+        self._tokens = torch.zeros(num_rows, dtype=torch.int64, device=device)
         self._waiting: deque[_Waiting] = deque()
         self._version = PolicyVersion(0)
         self._statistics = EngineStatistics()
@@ -158,9 +160,9 @@ class LightningBackend:
             assert waiting.state is not None
             self._hidden[rows] = waiting.hidden
             self._state.write(
-                torch.arange(rows.start, rows.stop),
+                torch.arange(rows.start, rows.stop, device=self._tokens.device),
                 waiting.state,
-                torch.zeros(count, dtype=torch.int64),
+                self._tokens.new_zeros(count),
             )
             waiting.next_member = members.stop
             if waiting.remaining == 0:
@@ -178,13 +180,14 @@ class LightningBackend:
             num_rows += waiting.remaining
         prompts = [torch.tensor(waiting.request.prompt) for waiting in chosen]
         ends = torch.tensor([0, *map(len, prompts)]).cumsum(0)
-        hidden, state = self._model.prefill(torch.cat(prompts), ends.int())
+        device = self._tokens.device
+        hidden, state = self._model.prefill(torch.cat(prompts).to(device), ends.int().to(device))
         for index, waiting in enumerate(chosen):
             waiting.hidden = hidden[index : index + 1]
-            waiting.state = state.take(torch.tensor([index]))
+            waiting.state = state.take(torch.tensor([index], device=device))
         self._statistics.prefill_tokens += int(ends[-1])
 
     def _retire(self, rows: Sequence[int]) -> None:
         if rows:
-            target, source = self._sequences.retire(rows)
+            target, source = (m.to(self._tokens.device) for m in self._sequences.retire(rows))
             self._state.write(target, self._state, source)
