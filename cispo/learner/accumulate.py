@@ -49,7 +49,7 @@ def accumulate(
 
     Args:
         batches: Equally many on every rank.
-        passes: The model.
+        passes: How the learner runs its model.
         rule: The update rule.
         num_tokens: Tokens of the whole update, prompts included, over all ranks.
         fresh_version: Version of the policy if no update has followed its publish, else None.
@@ -64,29 +64,21 @@ def accumulate(
     for index, batch in enumerate(batches):
         is_last = index == len(batches) - 1
         scores = passes.forward(batch, temperature=rule.temperature)
-        loss, weights = rule.objective(
-            scores.logprobs,
-            batch.behaviour_logprobs,
-            batch.advantages,
-            batch.token_weights,
-            cu_seqlens=batch.cu_seqlens,
-        )
+        loss, weights = rule.loss(batch, scores.logprobs)
         aux_loss = scores.aux_loss * _share_of_tokens(batch, num_tokens)
         total = loss + rule.router_aux_loss_coef * aux_loss
-        with torch.no_grad():
-            statistics.add(
-                measure(
-                    batch,
-                    scores,
-                    weights,
-                    loss=loss,
-                    aux_loss=aux_loss,
-                    ratio_max=rule.ratio_max,
-                    ratio_min=rule.ratio_min,
-                    fresh_version=fresh_version,
-                )
-            )
-            checks.append(_check(batch, scores.logprobs, total))
+        measured = measure(
+            batch,
+            scores,
+            weights,
+            loss=loss,
+            aux_loss=aux_loss,
+            ratio_max=rule.ratio_max,
+            ratio_min=rule.ratio_min,
+            fresh_version=fresh_version,
+        )
+        statistics.add(measured)
+        checks.append(_check(batch, scores.logprobs, total))
         if is_last:
             fault = passes.agree(_first_fault(checks))
             if fault is not None:
@@ -101,6 +93,7 @@ def _share_of_tokens(batch: Batch, num_tokens: int) -> float:
     return batch.num_tokens / num_tokens if bool(batch.token_weights.any()) else 0.0
 
 
+@torch.no_grad()
 def _check(batch: Batch, logprobs: Tensor, loss: Tensor) -> _Check:
     is_counted = batch.token_weights != 0
     numbers = logprobs - batch.behaviour_logprobs + batch.advantages + batch.token_weights

@@ -92,7 +92,6 @@ class DeepSpeedLearner:
         self._rule = rule
         self._lr = lr
         self._warmup_steps = warmup_steps
-        num_weights = sum(p.numel() for p in parameters)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=policy.eval(),  # dropout would make pi another policy than mu
             optimizer=adamw(
@@ -104,19 +103,12 @@ class DeepSpeedLearner:
                 weight_decay=weight_decay,
             ),
             dist_init_required=False,
-            config={
-                "train_micro_batch_size_per_gpu": 1,
-                "gradient_accumulation_steps": 1,  # boundaries are set by hand, see `backward`
-                "gradient_clipping": max_grad_norm,
-                "bf16": {"enabled": self._dtype == torch.bfloat16},
-                "zero_optimization": {
-                    "stage": zero_stage,
-                    # The default buckets are larger than a small model and are allocated whole.
-                    "reduce_bucket_size": min(num_weights, 500_000_000),
-                    "allgather_bucket_size": min(num_weights, 500_000_000),
-                },
-                "steps_per_print": 2**62,
-            },
+            config=_engine_config(
+                zero_stage=zero_stage,
+                is_bfloat16=self._dtype == torch.bfloat16,
+                max_grad_norm=max_grad_norm,
+                num_weights=sum(p.numel() for p in parameters),
+            ),
         )
         self._num_steps = 0
         self._fresh_version: int | None = None
@@ -260,3 +252,22 @@ class DeepSpeedLearner:
             "zero_stage": self._zero_stage,
             "num_ranks": self._num_ranks,
         }
+
+
+def _engine_config(
+    *, zero_stage: int, is_bfloat16: bool, max_grad_norm: float, num_weights: int
+) -> dict[str, object]:
+    # DeepSpeed's default buckets are larger than a small model, and are allocated whole.
+    bucket = min(num_weights, 500_000_000)
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,  # `backward` sets the boundaries by hand
+        "gradient_clipping": max_grad_norm,
+        "bf16": {"enabled": is_bfloat16},
+        "zero_optimization": {
+            "stage": zero_stage,
+            "reduce_bucket_size": bucket,
+            "allgather_bucket_size": bucket,
+        },
+        "steps_per_print": 2**62,
+    }

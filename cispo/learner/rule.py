@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from cispo.batch.packing import Batch, collate, pack, plan_packing, spread_over_ranks
 from cispo.batch.token_weights import token_weights
 from cispo.config import ObjectiveConfig, ObjectiveKind, TokenWeighting
@@ -31,6 +33,16 @@ class UpdateRule:
     micro_batch_tokens: int
     temperature: float = 1.0
     router_aux_loss_coef: float = 0.0
+
+    def loss(self, batch: Batch, logprobs: Tensor) -> tuple[Tensor, Tensor]:
+        """The objective's loss of a micro-batch and its clipped ratios."""
+        return self.objective(
+            logprobs,
+            batch.behaviour_logprobs,
+            batch.advantages,
+            batch.token_weights,
+            cu_seqlens=batch.cu_seqlens,
+        )
 
 
 def update_rule(

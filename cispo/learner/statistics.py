@@ -76,6 +76,7 @@ class Statistics:
         self.histogram.add_(other.histogram)
 
 
+@torch.no_grad()
 def measure(
     batch: Batch,
     scores: TokenScores,
@@ -90,15 +91,15 @@ def measure(
     """Measure one micro-batch; a sequence with token weights of zero is not there.
 
     Args:
-        batch: The micro-batch.
+        batch: The batch.
         scores: The policy's log-probabilities and entropies of it.
         weights: [T] the objective's clipped ratios.
         loss: Its share of the objective's loss.
         aux_loss: Its share of the experts' balance loss.
-        ratio_max: A weight at this bound which differs from the token's ratio counts as capped.
-        ratio_min: A weight at this bound which differs from the token's ratio counts as floored.
-        fresh_version: Version of the policy as it stands; tokens that it sampled show the mismatch
-            between engine and learner. None once the policy has moved on.
+        ratio_max: A weight at this bound, where the token's ratio is not, counts as capped.
+        ratio_min: A weight at this bound, where the token's ratio is not, counts as floored.
+        fresh_version: Version of the policy as it stands, whose tokens show the mismatch between
+            engine and learner. None once the policy has moved on.
     """
     is_counted = batch.token_weights != 0
     logprobs = scores.logprobs.detach()[is_counted]
@@ -107,13 +108,41 @@ def measure(
     if logprobs.numel() == 0:
         return statistics
     log_ratios = logprobs - behaviour
+    values = _ratio_values(
+        log_ratios,
+        weights[is_counted],
+        batch.advantages[is_counted],
+        ratio_max=ratio_max,
+        ratio_min=ratio_min,
+    )
+    values["entropy"] = scores.entropy.detach()[is_counted]
+    statistics.maxima[:2] = torch.stack([log_ratios.max(), (-log_ratios).max()])
+    if fresh_version is not None:
+        lengths = batch.cu_seqlens.diff().long()
+        is_fresh = (batch.versions == fresh_version).repeat_interleave(lengths)[is_counted]
+        values |= _gap_values(logprobs, behaviour, is_fresh)
+        statistics.maxima[2] = torch.where(is_fresh, log_ratios.abs(), -math.inf).max()
+    values |= {"loss": loss, "aux_loss": aux_loss, "tokens": torch.tensor(batch.num_tokens)}
+    for name, value in values.items():
+        statistics.sums[SUMS.index(name)] = value.sum(dtype=torch.float64)
+    statistics.histogram.add_(_histogram(log_ratios))
+    return statistics
+
+
+def _histogram(log_ratios: Tensor) -> Tensor:
+    # A NaN has no bin, and the step that shows one is refused before anyone reads this.
+    bins = (log_ratios / BIN_NATS).round().clamp(-REACH_BINS, REACH_BINS).nan_to_num()
+    return bins.add(REACH_BINS).long().bincount(minlength=2 * REACH_BINS + 1)
+
+
+def _ratio_values(
+    log_ratios: Tensor, weights: Tensor, advantages: Tensor, *, ratio_max: float, ratio_min: float
+) -> dict[str, Tensor]:
     ratios = log_ratios.exp()
-    weights = weights[is_counted]
     is_bounded = weights != ratios
     is_capped = is_bounded & (weights >= ratio_max)
-    is_positive = batch.advantages[is_counted] > 0
-    is_negative = batch.advantages[is_counted] < 0
-    values: dict[str, Tensor] = {
+    is_positive, is_negative = advantages > 0, advantages < 0
+    return {
         "actions": torch.ones_like(ratios),
         "weight": weights,
         "weight_squared": weights.square(),
@@ -124,27 +153,9 @@ def measure(
         "capped_positive": is_capped & is_positive,
         "capped_negative": is_capped & is_negative,
         "inert": (ratios - 1.0).abs() < INERT,
-        "entropy": scores.entropy.detach()[is_counted],
         "k1": -log_ratios,
         "k3": log_ratios.expm1() - log_ratios,
     }
-    statistics.maxima[0] = log_ratios.max()
-    statistics.maxima[1] = (-log_ratios).max()
-    if fresh_version is not None:
-        lengths = batch.cu_seqlens.diff().long()
-        is_fresh = (batch.versions == fresh_version).repeat_interleave(lengths)[is_counted]
-        values |= _gap_values(logprobs, behaviour, is_fresh)
-        statistics.maxima[2] = torch.where(is_fresh, log_ratios.abs(), -math.inf).max()
-    for name, value in values.items():
-        statistics.sums[SUMS.index(name)] = value.sum(dtype=torch.float64)
-    statistics.sums[SUMS.index("tokens")] = batch.num_tokens
-    statistics.sums[SUMS.index("loss")] = loss.detach()
-    statistics.sums[SUMS.index("aux_loss")] = aux_loss.detach()
-    bins = (log_ratios / BIN_NATS).round().clamp(-REACH_BINS, REACH_BINS).nan_to_num()
-    statistics.histogram.add_(
-        torch.bincount(bins.long() + REACH_BINS, minlength=2 * REACH_BINS + 1)
-    )
-    return statistics
 
 
 def _gap_values(logprobs: Tensor, behaviour: Tensor, is_fresh: Tensor) -> dict[str, Tensor]:
