@@ -122,4 +122,6 @@ def _tests(truth: Mapping[str, Any]) -> list[tuple[str, str]]:
     tests = truth_field(truth, "tests", list)
     if not tests:
         raise BadTruthError("truth['tests'] is empty")
+    if not all(isinstance(test, dict) for test in tests):
+        raise BadTruthError("truth['tests'] holds something else than objects")
     return [(truth_field(test, "stdin", str), truth_field(test, "stdout", str)) for test in tests]

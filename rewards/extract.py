@@ -1,12 +1,11 @@
-"""Where the answer lies in a rollout's text (stdlib only)."""
+"""Where the answer lies in a text; linear in its length, for it may be hostile (stdlib only)."""
 
 import re
 
 _THOUGHT_OPENS, _THOUGHT_CLOSES = "<think>", "</think>"
-_ANSWER = re.compile(r"<answer>(.*?)</answer>", re.DOTALL)
+_ANSWER_OPENS, _ANSWER_CLOSES = "<answer>", "</answer>"
 _PROGRAM = re.compile(r"```(?:python3?|py)[ \t]*\n(.*?)(?:\n?```|\Z)", re.DOTALL | re.IGNORECASE)
-_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped brace is a character
-_BOXES = (r"\boxed", r"\fbox")
+_BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)  # an escaped one is a character
 
 
 def after_thought(text: str) -> str:
@@ -33,8 +32,9 @@ def has_form(text: str) -> bool:
 def tagged_answer(text: str) -> str:
     """Return the last `<answer>..</answer>` after the thought, else all that follows it."""
     answer = after_thought(text)
-    tagged = _ANSWER.findall(answer)
-    return str(tagged[-1]).strip() if tagged else answer
+    before, closes, _ = answer.rpartition(_ANSWER_CLOSES)
+    _, opens, tagged = before.rpartition(_ANSWER_OPENS)
+    return tagged.strip() if closes and opens else answer
 
 
 def program(text: str) -> str:
@@ -62,26 +62,14 @@ def math_answer(text: str) -> str:
 
 
 def _last_box(text: str) -> tuple[int, int] | None:
-    """Return where the last box begins and where its braces end, if they balance."""
-    before = len(text)
-    while True:
-        start, box = max((text.rfind(box, 0, before), box) for box in _BOXES)
-        if start < 0:
-            return None
-        end = _closing_brace(text, start + len(box))
-        if end is not None:
-            return start, end
-        before = start
-
-
-def _closing_brace(text: str, position: int) -> int | None:
-    """Return the partner of the brace that stands, after spaces, at `position`."""
-    rest = text[position:].lstrip()
-    if not rest.startswith("{"):
-        return None
-    depth = 0
-    for match in _BRACE.finditer(text, len(text) - len(rest)):
-        depth += {"{": 1, "}": -1}.get(match[0], 0)
-        if depth == 0:
-            return match.end()
-    return None
+    """Return where the last box begins and where its braces end, in one pass over the text."""
+    last: tuple[int, int] | None = None
+    open_braces: list[int | None] = []  # where a box begins, or None for a plain brace
+    for match in _BRACE.finditer(text):
+        if match[0].endswith("{") and match[0] != "\\{":
+            open_braces.append(None if match[0] == "{" else match.start())
+        elif match[0] == "}" and open_braces:
+            start = open_braces.pop()
+            if start is not None and (last is None or start > last[0]):
+                last = start, match.end()
+    return last

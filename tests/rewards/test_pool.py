@@ -1,0 +1,160 @@
+"""Reward workers in Ray: gradings survive the death of workers, graders and programs."""
+
+import asyncio
+import os
+import signal
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from cispo.config import RewardConfig, SandboxConfig
+from cispo.errors import ConfigError, SandboxUnavailableError
+from cispo.types import Graded, Message, Rollout, Task, Ungraded, Verdict
+from rewards.pool import RewardPool
+from sandboxes.bubblewrap import BubblewrapSandbox
+from tests.fakes import make_rollout
+
+pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
+
+SLOW_SUM = "import time\na, b = map(int, input().split())\ntime.sleep(0.4)\nprint(a + b + {wrong})"
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool(ray_session: None) -> AsyncIterator[RewardPool]:
+    try:
+        BubblewrapSandbox()
+    except SandboxUnavailableError as error:
+        pytest.skip(f"NO SANDBOX ON THIS MACHINE, programs are untested: {error}")
+    started = await RewardPool.start(
+        RewardConfig(num_workers=2, deadline_seconds=30.0),
+        SandboxConfig(max_concurrent=4),
+        max_new_tokens=100,
+        startup_seconds=120.0,
+    )
+    yield started
+    started.close()
+
+
+def tasks_and_rollouts(count: int) -> tuple[list[Task], list[Rollout]]:
+    """Programs and sums in turn; every third answer is wrong."""
+    tasks, rollouts = [], []
+    for index in range(count):
+        wrong = int(index % 3 == 2)
+        if index % 2:
+            truth: dict[str, object] = {"answer": str(index)}
+            text = rf"<think>.</think>\boxed{{{index + wrong}}}"
+        else:
+            truth = {"tests": [{"stdin": f"{index} 1\n", "stdout": f"{index + 1}\n"}]}
+            text = f"<think>.</think>```python\n{SLOW_SUM.format(wrong=wrong)}\n```"
+        tasks.append(
+            Task(
+                task_id=f"t{index}",
+                messages=(Message(role="user", content="?"),),
+                verifier="math" if index % 2 else "code",
+                truth=truth,
+            )
+        )
+        rollouts.append(make_rollout(f"t{index}", text=text))
+    return tasks, rollouts
+
+
+async def grade_all(pool: RewardPool, count: int) -> list[Verdict]:
+    tasks, rollouts = tasks_and_rollouts(count)
+    pairs = zip(tasks, rollouts, strict=True)
+    return list(await asyncio.gather(*(pool.grade(task, rollout) for task, rollout in pairs)))
+
+
+def expect_right_verdicts(verdicts: Iterable[Verdict]) -> None:
+    for index, verdict in enumerate(verdicts):
+        assert isinstance(verdict, Graded), verdict
+        assert verdict.reward == float(index % 3 != 2), (index, verdict)
+
+
+async def test_gradings_spread_over_workers_and_keep_their_order(pool: RewardPool) -> None:
+    expect_right_verdicts(await grade_all(pool, 18))
+
+
+async def test_a_killed_worker_costs_no_verdict_and_no_wrong_reward(pool: RewardPool) -> None:
+    before = pool.num_replaced
+    grading = asyncio.create_task(grade_all(pool, 18))
+    await asyncio.sleep(0.6)
+    os.kill(processes(b"ray::RewardWorker")[0], signal.SIGKILL)
+    expect_right_verdicts(await grading)
+    assert pool.num_replaced == before + 1
+    assert len(pool.worker_handles) == 2
+
+
+async def test_programs_killed_in_the_middle_cost_no_verdict_and_no_wrong_reward(
+    pool: RewardPool,
+) -> None:
+    grading = asyncio.create_task(grade_all(pool, 18))
+    num_killed = 0
+    while not num_killed and not grading.done():
+        await asyncio.sleep(0.05)
+        running = [pid for pid in processes(b"driver.py") if b"bwrap" not in command(pid)]
+        for pid in running[-1:]:
+            os.kill(pid, signal.SIGKILL)
+            num_killed += 1
+    expect_right_verdicts(await grading)
+    assert num_killed == 1
+
+
+async def test_jails_killed_in_the_middle_cost_no_verdict_and_no_wrong_reward(
+    pool: RewardPool,
+) -> None:
+    grading = asyncio.create_task(grade_all(pool, 18))
+    num_killed = 0
+    while not num_killed and not grading.done():
+        await asyncio.sleep(0.05)
+        jails = [pid for pid in processes(b"driver.py") if b"bwrap" in command(pid)]
+        for pid in jails[:1]:
+            os.kill(pid, signal.SIGKILL)
+            num_killed += 1
+    expect_right_verdicts(await grading)
+    assert num_killed == 1
+
+
+async def test_a_task_that_no_worker_can_grade_is_ungraded_and_harms_no_other(
+    pool: RewardPool,
+) -> None:
+    tasks, rollouts = tasks_and_rollouts(2)
+    bad = Task(task_id="bad", messages=tasks[0].messages, verifier="math", truth={})
+    verdict, good = await asyncio.gather(
+        pool.grade(bad, rollouts[0]), pool.grade(tasks[1], rollouts[1])
+    )
+    assert isinstance(verdict, Ungraded)
+    assert isinstance(good, Graded)
+    assert good.reward == 1.0
+
+
+async def test_workers_that_cannot_start_in_time_are_named(ray_session: None) -> None:
+    with pytest.raises(ConfigError, match=r"reward worker 0.*reward.num_cpus"):
+        await RewardPool.start(
+            RewardConfig(num_cpus=1000.0, verifiers=["math"]),
+            SandboxConfig(),
+            max_new_tokens=100,
+            startup_seconds=0.5,
+        )
+
+
+def processes(marker: bytes, below: int | None = None) -> list[int]:
+    """Processes that this one started, itself or through Ray, with a marker in their command."""
+    found: list[int] = []
+    for children in Path(f"/proc/{below or os.getpid()}/task").glob("*/children"):
+        try:
+            listed = [int(pid) for pid in children.read_text().split()]
+        except OSError:
+            continue
+        for child in listed:
+            found += [child] if marker in command(child) else []
+            found += processes(marker, child)
+    return found
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
