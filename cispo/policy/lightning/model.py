@@ -166,19 +166,15 @@ class LightningModel(Policy):
     def initialise(self, seed: int) -> None:
         """Draw new weights: the same seed gives the same weights.
 
-        Matrices get a standard deviation of 1/sqrt(inputs), those that write to the residual stream
-        DeepNorm's (8 L)^(-1/4) of that; embedding and head get `initializer_range`.
+        Matrices get a standard deviation of 1/sqrt(inputs), embedding and head `initializer_range`.
+        DeepNorm's further gain of (8 L)^(-1/4) halved the learning speed of a model of 4 layers.
         """
         generator = torch.Generator().manual_seed(seed)
-        residual_gain = (8 * self.config.num_hidden_layers) ** -0.25
         for name, parameter in self.named_parameters():
             if parameter.dim() == 1:
                 parameter.fill_(1.0)
                 continue
-            std = parameter.shape[-1] ** -0.5
-            if "embed_tokens" in name or "lm_head" in name:
-                std = self.config.initializer_range
-            elif any(part in name for part in ("out_proj", "o_proj", "down_proj")):
-                std *= residual_gain
+            is_vocabulary = "embed_tokens" in name or "lm_head" in name
+            std = self.config.initializer_range if is_vocabulary else parameter.shape[-1] ** -0.5
             drawn = torch.randn(parameter.shape, generator=generator, dtype=torch.float32)
             parameter.copy_(drawn.mul_(std))

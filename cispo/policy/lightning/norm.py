@@ -14,14 +14,19 @@ def inverse_rms(x: Tensor, eps: float) -> Tensor:
     return inverse
 
 
+def _normalise(x: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Divide x by its root mean square, in float32 at least; return that and the inverse of it."""
+    wide = x.float() if x.dtype == torch.bfloat16 else x
+    inverse = inverse_rms(wide, eps)
+    return wide * inverse, inverse
+
+
 class _RmsNorm(torch.autograd.Function):
     """Autograd's own backward pass of these few operations reads and writes twice as much."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float() if x.dtype == torch.bfloat16 else x
-        inverse = inverse_rms(wide, eps)
-        normed = wide * inverse
+        normed, inverse = _normalise(x, eps)
         ctx.save_for_backward(normed, inverse, weight)
         ctx.dtype = x.dtype
         return (normed * weight).to(x.dtype)
@@ -50,6 +55,8 @@ class RmsNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of x [..., width]."""
+        if not torch.is_grad_enabled():  # the same arithmetic without autograd's overhead
+            return _normalise(x, self.eps)[0].mul_(self.weight).to(x.dtype)
         normed: Tensor = _RmsNorm.apply(  # type: ignore[no-untyped-call]
             x, self.weight, self.eps
         )
@@ -59,9 +66,7 @@ class RmsNorm(nn.Module):
 class _GatedRmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, logits: Tensor, weight: Tensor, eps: float) -> Tensor:
-        wide = x.float() if x.dtype == torch.bfloat16 else x
-        inverse = inverse_rms(wide, eps)
-        normed = wide * inverse
+        normed, inverse = _normalise(x, eps)
         gate = torch.sigmoid(logits.to(normed.dtype))
         ctx.save_for_backward(normed, inverse, gate, weight)
         ctx.dtype = x.dtype
@@ -94,6 +99,10 @@ class GatedRmsNorm(nn.Module):
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
         """Normalise and gate x [..., width] by logits of the same shape."""
+        if not torch.is_grad_enabled():
+            normed = _normalise(x, self.eps)[0]
+            gate = torch.sigmoid(logits.to(normed.dtype))
+            return normed.mul_(self.weight).mul_(gate).to(x.dtype)
         gated: Tensor = _GatedRmsNorm.apply(  # type: ignore[no-untyped-call]
             x, logits, self.weight, self.eps
         )
