@@ -38,11 +38,12 @@ async def pool(ray_session: None) -> AsyncIterator[RewardPool]:
 
 
 def tasks_and_rollouts(count: int) -> tuple[list[Task], list[Rollout]]:
-    """Programs and sums in turn; every third answer is wrong."""
+    """Two programs and two sums in turn, so that both workers get both; every third is wrong."""
     tasks, rollouts = [], []
     for index in range(count):
         wrong = int(index % 3 == 2)
-        if index % 2:
+        is_math = index // 2 % 2 == 1
+        if is_math:
             truth: dict[str, object] = {"answer": str(index)}
             text = rf"<think>.</think>\boxed{{{index + wrong}}}"
         else:
@@ -52,7 +53,7 @@ def tasks_and_rollouts(count: int) -> tuple[list[Task], list[Rollout]]:
             Task(
                 task_id=f"t{index}",
                 messages=(Message(role="user", content="?"),),
-                verifier="math" if index % 2 else "code",
+                verifier="math" if is_math else "code",
                 truth=truth,
             )
         )
@@ -78,9 +79,10 @@ async def test_gradings_spread_over_workers_and_keep_their_order(pool: RewardPoo
 
 async def test_a_killed_worker_costs_no_verdict_and_no_wrong_reward(pool: RewardPool) -> None:
     before = pool.num_replaced
+    victim = processes(b"ray::RewardWorker")[0]
     grading = asyncio.create_task(grade_all(pool, 18))
-    await asyncio.sleep(0.6)
-    os.kill(processes(b"ray::RewardWorker")[0], signal.SIGKILL)
+    await asyncio.sleep(0.3)
+    os.kill(victim, signal.SIGKILL)
     expect_right_verdicts(await grading)
     assert pool.num_replaced == before + 1
     assert len(pool.worker_handles) == 2
@@ -119,10 +121,10 @@ async def test_jails_killed_in_the_middle_cost_no_verdict_and_no_wrong_reward(
 async def test_a_task_that_no_worker_can_grade_is_ungraded_and_harms_no_other(
     pool: RewardPool,
 ) -> None:
-    tasks, rollouts = tasks_and_rollouts(2)
+    tasks, rollouts = tasks_and_rollouts(4)
     bad = Task(task_id="bad", messages=tasks[0].messages, verifier="math", truth={})
     verdict, good = await asyncio.gather(
-        pool.grade(bad, rollouts[0]), pool.grade(tasks[1], rollouts[1])
+        pool.grade(bad, rollouts[0]), pool.grade(tasks[3], rollouts[3])
     )
     assert isinstance(verdict, Ungraded)
     assert isinstance(good, Graded)
@@ -139,18 +141,23 @@ async def test_workers_that_cannot_start_in_time_are_named(ray_session: None) ->
         )
 
 
-def processes(marker: bytes, below: int | None = None) -> list[int]:
+def processes(marker: bytes) -> list[int]:
     """Processes that this one started, itself or through Ray, with a marker in their command."""
-    found: list[int] = []
-    for children in Path(f"/proc/{below or os.getpid()}/task").glob("*/children"):
+    parents: dict[int, int] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
         try:
-            listed = [int(pid) for pid in children.read_text().split()]
+            parents[int(path.parent.name)] = int(path.read_text().rpartition(")")[2].split()[1])
         except OSError:
             continue
-        for child in listed:
-            found += [child] if marker in command(child) else []
-            found += processes(marker, child)
-    return found
+
+    def is_ours(pid: int) -> bool:
+        while pid in parents:
+            pid = parents[pid]
+            if pid == os.getpid():
+                return True
+        return False
+
+    return [pid for pid in sorted(parents) if marker in command(pid) and is_ours(pid)]
 
 
 def command(pid: int) -> bytes:
