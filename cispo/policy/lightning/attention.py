@@ -10,52 +10,19 @@ Only non-negative powers occur, so nothing overflows. Autograd over a loop of ch
 because each slice's gradient is a tensor of full length; here the backward pass is one more loop.
 """
 
-from functools import lru_cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from cispo.policy.lightning.layout import ChunkLayout
+from cispo.policy.lightning.decay import DecayTables, decay_tables
+from cispo.policy.lightning.final_state import final_state, final_state_backward
+from cispo.policy.lightning.layout import ChunkLayout, flat
 
 _SLAB_BYTES = 4 * 2**20
 """Scores of about this size are computed at once, so that they stay in a cache."""
-
-
-class DecayTables(NamedTuple):
-    """Powers of each head's decay within a chunk of C tokens.
-
-    Attributes:
-        mask: [H, C, C] lambda^(i-j) where j <= i, else 0.
-        query: [H, C, 1] lambda^(i+1).
-        key: [H, C, 1] lambda^(C-1-j).
-        loss: [H, 1, 1] lambda^C - 1, exact where lambda is near one.
-    """
-
-    mask: Tensor
-    query: Tensor
-    key: Tensor
-    loss: Tensor
-
-
-@lru_cache(maxsize=256)
-def decay_tables(
-    slopes: tuple[float, ...], block: int, dtype: torch.dtype, device: torch.device
-) -> DecayTables:
-    """Decay tables of heads with slopes s; a pure function, so no weight update can stale it."""
-    s = torch.tensor(slopes, dtype=torch.float64).view(-1, 1, 1)
-    i = torch.arange(block, dtype=torch.float64)
-    distance = i.view(-1, 1) - i.view(1, -1)
-    mask = torch.where(distance >= 0, torch.exp(-s * distance.clamp(min=0)), 0.0)
-    tables = (
-        mask,
-        torch.exp(-s * (i.view(-1, 1) + 1)),
-        torch.exp(-s * (block - 1 - i.view(-1, 1))),
-        torch.expm1(-s * block),
-    )
-    return DecayTables(*(table.to(dtype=dtype, device=device) for table in tables))
 
 
 def lightning_attention(
@@ -110,9 +77,7 @@ class _ChunkedAttention(torch.autograd.Function):
         ctx.first, ctx.slopes, ctx.layout, ctx.dtype = first, slopes, layout, qkv.dtype
         ctx.initial_dtype = None if initial_state is None else initial_state.dtype
         ctx.set_materialize_grads(False)
-        final = (
-            _final_state(blocks, states, initial_state, layout, tables) if return_state else None
-        )
+        final = final_state(blocks, states, initial_state, layout, tables) if return_state else None
         output = _attend(blocks, states, first, tables).view(-1, D)
         places = layout.scatter.view(T * H, 3)[:, 0]
         return output.index_select(0, places).view(T, H, D).to(qkv.dtype), final
@@ -146,11 +111,6 @@ class _ChunkedAttention(torch.autograd.Function):
         return grad_qkv.to(ctx.dtype), grad_initial, None, None, None
 
 
-def _flat(blocks: Tensor) -> Tensor:
-    """[R, H, ...] as one batch of matrices."""
-    return blocks.flatten(0, 1)
-
-
 def _slabs(blocks: Tensor) -> range:
     """Starts of runs of rows whose scores fit `_SLAB_BYTES`; the run's length is the step."""
     _, R, H, C, _ = blocks.shape
@@ -171,8 +131,8 @@ def _scan(
     for here, following in pairwise(counts):
         key = blocks[1, row : row + following] * tables.key
         after = states[row + here - first : row + here - first + following]
-        product = _flat(after)
-        torch.bmm(_flat(key).transpose(1, 2), _flat(blocks[2, row : row + following]), out=product)
+        product = flat(after)
+        torch.bmm(flat(key).transpose(1, 2), flat(blocks[2, row : row + following]), out=product)
         if row >= first:
             before = states[row - first : row - first + following]
             after.add_(before).addcmul_(before, tables.loss)
@@ -188,14 +148,14 @@ def _attend(blocks: Tensor, states: Tensor, first: int, tables: DecayTables) -> 
     slabs = _slabs(blocks)
     for start in slabs:
         stop = min(start + slabs.step, R)
-        scores = torch.bmm(_flat(q[start:stop]), _flat(k[start:stop]).transpose(1, 2))
+        scores = torch.bmm(flat(q[start:stop]), flat(k[start:stop]).transpose(1, 2))
         scores.view(stop - start, H, *tables.mask.shape[1:]).mul_(tables.mask)
-        torch.bmm(scores, _flat(v[start:stop]), out=_flat(output[start:stop]))
+        torch.bmm(scores, flat(v[start:stop]), out=flat(output[start:stop]))
         begin = max(start, first)
         if begin < stop:
             query = q[begin:stop] * tables.query
             before = states[begin - first : stop - first].view(-1, D, D)
-            _flat(output[begin:stop]).baddbmm_(_flat(query), before)
+            flat(output[begin:stop]).baddbmm_(flat(query), before)
     return output
 
 
@@ -209,20 +169,20 @@ def _attend_backward(
     slabs = _slabs(blocks)
     for start in slabs:
         stop = min(start + slabs.step, R)
-        grad_q, grad_k, grad_v = (_flat(part[start:stop]) for part in grad_blocks)
-        here = _flat(grad[start:stop])
-        query, key = _flat(q[start:stop]), _flat(k[start:stop])
+        grad_q, grad_k, grad_v = (flat(part[start:stop]) for part in grad_blocks)
+        here = flat(grad[start:stop])
+        query, key = flat(q[start:stop]), flat(k[start:stop])
         scores = torch.bmm(query, key.transpose(1, 2))
         scores.view(-1, H, C, C).mul_(tables.mask)
         torch.bmm(scores.transpose(1, 2), here, out=grad_v)
-        torch.bmm(here, _flat(v[start:stop]).transpose(1, 2), out=scores)
+        torch.bmm(here, flat(v[start:stop]).transpose(1, 2), out=scores)
         scores.view(-1, H, C, C).mul_(tables.mask)
         torch.bmm(scores.transpose(1, 2), query, out=grad_k)
         torch.bmm(scores, key, out=grad_q)
         begin = max(start, first)
         if begin < stop:
             before = states[begin - first : stop - first].view(-1, D, D)
-            owed = torch.bmm(_flat(grad[begin:stop]), before.transpose(1, 2))
+            owed = torch.bmm(flat(grad[begin:stop]), before.transpose(1, 2))
             grad_blocks[0, begin:stop].addcmul_(owed.view(-1, H, C, D), tables.query)
     return grad_blocks
 
@@ -250,7 +210,7 @@ def _scan_backward(
         initial.copy_(grad_final)  # of empty sequences; the others are written below
     ended = None
     if grad_final is not None and counts:
-        ended = _final_state_backward(blocks, states, grad_final, grad_blocks, layout, tables)
+        ended = final_state_backward(blocks, states, grad_final, grad_blocks, layout, tables)
     later: Tensor | None = None
     row = sum(counts)
     for index in reversed(range(len(counts))):
@@ -261,8 +221,8 @@ def _scan_backward(
             _keys_and_values_backward(blocks, grad_blocks, later, row, tables)
         if index == 0 and initial is None:
             return None
-        query = _flat(q[rows] * tables.query)
-        before = torch.bmm(query.transpose(1, 2), _flat(grad[rows])).view(here, H, D, D)
+        query = flat(q[rows] * tables.query)
+        before = torch.bmm(query.transpose(1, 2), flat(grad[rows])).view(here, H, D, D)
         if later is not None:
             before[: len(later)].add_(later).addcmul_(later, tables.loss)
         if ended is not None:
@@ -280,62 +240,7 @@ def _keys_and_values_backward(
     """Add to the rows from `row` on what k and v owe to the gradient of the state after them."""
     _, _, H, C, D = blocks.shape
     rows = slice(row, row + len(later))
-    owed_key = torch.bmm(_flat(blocks[2, rows]), _flat(later).transpose(1, 2)).view(-1, H, C, D)
+    owed_key = torch.bmm(flat(blocks[2, rows]), flat(later).transpose(1, 2)).view(-1, H, C, D)
     grad_blocks[1, rows].addcmul_(owed_key, tables.key)
-    owed_value = torch.bmm(_flat(blocks[1, rows]), _flat(later)).view(-1, H, C, D)
+    owed_value = torch.bmm(flat(blocks[1, rows]), flat(later)).view(-1, H, C, D)
     grad_blocks[2, rows].addcmul_(owed_value, tables.key)
-
-
-def _last_chunk_decay(layout: ChunkLayout, tables: DecayTables) -> tuple[Tensor, Tensor]:
-    """Decays of last chunks of m tokens: lambda^(m-1-j) [A, H, C, 1], 0 on padding; lambda^m."""
-    shift = torch.arange(layout.block, device=layout.order.device) - layout.last_lengths.view(-1, 1)
-    key = tables.key[:, shift, 0].transpose(0, 1)
-    key = torch.where((shift < 0).unsqueeze(1), key, 0.0)
-    whole = tables.query[:, layout.last_lengths - 1].transpose(0, 1)
-    return key.unsqueeze(-1), whole.unsqueeze(-1)
-
-
-def _final_state(
-    blocks: Tensor,
-    states: Tensor,
-    initial_state: Tensor | None,
-    layout: ChunkLayout,
-    tables: DecayTables,
-) -> Tensor:
-    """Compute the state after each sequence, [S, H, D, D]; an empty one keeps its initial state."""
-    _, R, H, _, D = blocks.shape
-    final = blocks.new_zeros(layout.num_sequences, H, D, D)
-    if initial_state is not None:
-        final.copy_(initial_state)
-    if R == 0:
-        return final
-    key_decay, whole = _last_chunk_decay(layout, tables)
-    rows = layout.last_rows
-    key = blocks[1].index_select(0, rows) * key_decay
-    value = blocks[2].index_select(0, rows)
-    state = torch.bmm(_flat(key).transpose(1, 2), _flat(value)).view(-1, H, D, D)
-    first = R - len(states)
-    has_state = rows >= first
-    state[has_state] += whole[has_state] * states[rows[has_state] - first]
-    return final.index_copy_(0, layout.order, state)
-
-
-def _final_state_backward(
-    blocks: Tensor,
-    states: Tensor,
-    grad_final: Tensor,
-    grad_blocks: Tensor,
-    layout: ChunkLayout,
-    tables: DecayTables,
-) -> Tensor:
-    """Add what last chunks' k and v owe to the final state; return what the state before owes."""
-    _, _, H, C, D = blocks.shape
-    key_decay, whole = _last_chunk_decay(layout, tables)
-    rows = layout.last_rows
-    grad = grad_final.index_select(0, layout.order).to(blocks.dtype)
-    key, value = blocks[1].index_select(0, rows), blocks[2].index_select(0, rows)
-    owed_key = torch.bmm(_flat(value), _flat(grad).transpose(1, 2)).view(-1, H, C, D)
-    grad_blocks[1].index_add_(0, rows, owed_key * key_decay)
-    owed_value = torch.bmm(_flat(key), _flat(grad)).view(-1, H, C, D)
-    grad_blocks[2].index_add_(0, rows, owed_value * key_decay)
-    return grad * whole

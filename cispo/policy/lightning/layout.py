@@ -146,3 +146,8 @@ def positions(cu_seqlens: Tensor) -> Tensor:
     starts = cu_seqlens.long()
     first = torch.repeat_interleave(starts[:-1], starts.diff())
     return torch.arange(int(starts[-1]), device=starts.device) - first
+
+
+def flat(chunks: Tensor) -> Tensor:
+    """[R, H, ...] chunks as one batch of matrices [R H, ...]."""
+    return chunks.flatten(0, 1)

@@ -1,33 +1,17 @@
 """The lightning-attention sublayer: projections, decays, inner norm and output gate."""
 
-import math
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cispo.policy.lightning.attention import decay_tables, lightning_attention
+from cispo.policy.lightning.attention import lightning_attention
 from cispo.policy.lightning.config import LightningConfig
+from cispo.policy.lightning.decay import decay_tables, layer_slopes
 from cispo.policy.lightning.layout import ChunkLayout
 from cispo.policy.lightning.norm import GatedRmsNorm
 
 _INNER_NORM_EPS = 1e-6
 """The released checkpoint's class default; not `rms_norm_eps` of its config.json."""
-
-
-def head_slopes(num_heads: int) -> list[float]:
-    """ALiBi slopes 2^(-8 (h+1) / H), interpolated where H is not a power of two."""
-    power = 2 ** math.floor(math.log2(num_heads))
-    slopes = [2.0 ** (-8.0 * (h + 1) / power) for h in range(power)]
-    if power < num_heads:
-        slopes += head_slopes(2 * power)[0::2][: num_heads - power]
-    return slopes
-
-
-def layer_slopes(num_heads: int, *, layer: int, num_layers: int) -> tuple[float, ...]:
-    """Slopes s of one layer's heads: ALiBi's times 1 - l/(L-1) + 1e-5; deep layers forget less."""
-    factor = 1.0 - layer / max(num_layers - 1, 1) + 1e-5
-    return tuple(slope * factor for slope in head_slopes(num_heads))
 
 
 class LightningAttention(nn.Module):

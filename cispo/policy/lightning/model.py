@@ -126,7 +126,7 @@ class LightningModel(Policy):
         """Read one more token of each of the first N rows of the state, which is updated in place.
 
         With at least 16 rows, a row's bits depend neither on N nor on the other rows (float32 on
-        CPU, products over at most 512 inputs).
+        CPU; products over more than 512 inputs need MKL_CBWR=AUTO,STRICT in the environment).
 
         Args:
             token_ids: [N] int64.

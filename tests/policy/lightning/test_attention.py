@@ -4,7 +4,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from cispo.policy.lightning.attention import decay_tables, lightning_attention
+from cispo.policy.lightning.attention import lightning_attention
+from cispo.policy.lightning.decay import decay_tables
 from cispo.policy.lightning.layout import chunk_layout
 
 SLOPES = (0.9, 0.2, 0.001)

@@ -3,7 +3,7 @@ import torch
 
 from cispo.policy.lightning.checkpoint import released_tensors
 from cispo.policy.lightning.config import FULL, LINEAR
-from cispo.policy.lightning.linear import head_slopes, layer_slopes
+from cispo.policy.lightning.decay import head_slopes, layer_slopes
 
 
 def _ids(count, seed=0):
