@@ -9,6 +9,7 @@ A test runs in a fork of this process, in which the program is compiled already.
 imported by the reward worker: its source is sent into the sandbox.
 """
 
+import atexit
 import builtins
 import gc
 import os
@@ -36,8 +37,21 @@ def run(compiled: types.CodeType) -> None:
     exec(compiled, main.__dict__)
 
 
+def leave() -> None:
+    """Exit as the interpreter does, but without taking it apart, which costs 3 ms."""
+    if "threading" in sys.modules:
+        sys.modules["threading"]._shutdown()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        if not getattr(stream, "closed", False):
+            stream.flush()
+    sys.modules["__main__"].__dict__.clear()  # files that the program left open flush as they go
+    gc.collect()
+    os._exit(0)
+
+
 def child(compiled: types.CodeType, stdin: bytes, stdout: int) -> None:
-    """Run one test and leave with the interpreter's usual exit; never returns."""
+    """Run one test and leave; returns only by an exception."""
     source = os.memfd_create("stdin")
     os.write(source, stdin)
     os.lseek(source, 0, os.SEEK_SET)
@@ -48,7 +62,7 @@ def child(compiled: types.CodeType, stdin: bytes, stdout: int) -> None:
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     run(compiled)
-    sys.stdout.flush()
+    leave()
 
 
 def collect(descriptor: int, max_bytes: int) -> bytes | None:
@@ -80,7 +94,6 @@ def drive() -> None:
         if pid == 0:
             os.close(read_end)
             child(compiled, stdin, write_end)
-            return
         os.close(write_end)
         output = collect(read_end, max_bytes)
         os.close(read_end)

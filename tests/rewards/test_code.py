@@ -62,6 +62,13 @@ async def passed(grader: CodeGrader, source: str, truth: dict[str, object] = SUM
         "import threading\n"
         "t = threading.Thread(target=lambda: print(sum(map(int, input().split()))))\nt.start()",
         "import subprocess, sys\nsubprocess.run([sys.executable, '-c', '''" + RIGHT + "'''])",
+        "import os\nout = os.fdopen(1, 'w')\nout.write(str(sum(map(int, input().split()))))",
+        "import sys\nprint(sum(map(int, input().split())))\nsys.stdout.close()",
+        "import io, sys\nclass Fast(io.IOBase):\n"
+        "  def __init__(self): self.kept = ''\n"
+        "  def write(self, text): self.kept += text\n"
+        "  def flush(self): real.write(self.kept); real.flush(); self.kept = ''\n"
+        "real, sys.stdout = sys.stdout, Fast()\nprint(sum(map(int, input().split())))",
         "import atexit\ns = sum(map(int, input().split()))\natexit.register(lambda: print(s))",
     ],
 )
