@@ -32,6 +32,11 @@ class Interpreter:
             return ()
         return ("--ro-bind", str(self.prefix), _NEUTRAL)
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that it needs; a shared library may be sought under its old path."""
+        return {} if self.prefix is None else {"LD_LIBRARY_PATH": f"{_NEUTRAL}/lib"}
+
 
 def find_interpreter(
     *, system_python: Path = _SYSTEM_PYTHON, prefix: Path | None = None

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 
 from sandboxes.base import ExecResult, Limits, Outcome
 from sandboxes.cgroups import Leaf
@@ -53,12 +54,31 @@ class Jail:
         self._init: int | None = None  # descriptor of process 1 of the jail
         self._init_pid = 0
         self._seen_cpu_seconds = 0.0
-        block, self._block_end = os.pipe()
-        gate, self._gate_end = os.pipe()
-        status, status_end = os.pipe()
-        stdout, stdout_end = os.pipe()
-        stderr, stderr_end = os.pipe()
-        try:
+        status, stdout, stderr = self._spawn(command, inherited)
+        tell = self._changed.set
+        self._status = CappedReader(
+            status, max_bytes=_STATUS_BYTES, on_change=tell, tells_each_chunk=True
+        )
+        most = limits.output_bytes + len(STARTED)
+        self._stdout = CappedReader(stdout, max_bytes=most, on_change=tell)
+        self._stderr = CappedReader(stderr, max_bytes=limits.output_bytes, on_change=tell)
+        self._handle = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._handle, self._reap)
+
+    def _spawn(
+        self, command: Callable[[int, int], Sequence[str]], inherited: Sequence[int]
+    ) -> tuple[int, int, int]:
+        """Start the launcher; return our ends of its status, output and error pipes."""
+        with ExitStack() as theirs, ExitStack() as ours:
+            block, self._block_end = os.pipe()
+            gate, self._gate_end = os.pipe()
+            status, status_end = os.pipe()
+            stdout, stdout_end = os.pipe()
+            stderr, stderr_end = os.pipe()
+            for descriptor in (block, gate, status_end, stdout_end, stderr_end):
+                theirs.callback(os.close, descriptor)
+            for descriptor in (self._block_end, self._gate_end, status, stdout, stderr):
+                ours.callback(os.close, descriptor)
             self._process = subprocess.Popen(
                 command(status_end, block),
                 stdin=gate,
@@ -69,22 +89,8 @@ class Jail:
                 cwd="/",
                 start_new_session=True,
             )
-        except BaseException:
-            for descriptor in (self._block_end, self._gate_end, status, stdout, stderr):
-                os.close(descriptor)
-            raise
-        finally:
-            for descriptor in (block, gate, status_end, stdout_end, stderr_end):
-                os.close(descriptor)
-        tell = self._changed.set
-        self._status = CappedReader(
-            status, max_bytes=_STATUS_BYTES, on_change=tell, tells_each_chunk=True
-        )
-        most = limits.output_bytes + len(STARTED)
-        self._stdout = CappedReader(stdout, max_bytes=most, on_change=tell)
-        self._stderr = CappedReader(stderr, max_bytes=limits.output_bytes, on_change=tell)
-        self._handle = os.pidfd_open(self._process.pid)
-        self._loop.add_reader(self._handle, self._reap)
+            ours.pop_all()
+        return status, stdout, stderr
 
     async def finish(self) -> ExecResult:
         """Let it run to its end or to its first limit, and say what happened."""

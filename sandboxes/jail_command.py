@@ -72,13 +72,10 @@ def jail_command(
         has_cgroup: Whether the jail gets a control group.
     """
     size = str(limits.tmp_bytes)
-    placed = [
-        word
-        for name, descriptor in files.items()
-        for word in ("--file", str(descriptor), f"{WORK_FOLDER}/{name}")
-    ]
+    placed = {f"{WORK_FOLDER}/{name}": descriptor for name, descriptor in files.items()}
+    placed[_STDIN] = stdin
     path = dict.fromkeys((interpreter.folder, "/usr/bin", "/bin"))
-    environment = _ENVIRONMENT | {"PATH": ":".join(path)}
+    environment = _ENVIRONMENT | interpreter.environment | {"PATH": ":".join(path)}
     return [
         *_drop_user(),
         str(bwrap),
@@ -89,8 +86,8 @@ def jail_command(
         *interpreter.mounts,
         *("--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"),
         *("--remount-ro", "/dev", "--size", size, "--tmpfs", WORK_FOLDER),
-        *placed,
-        *("--file", str(stdin), _STDIN, "--remount-ro", "/", "--chdir", WORK_FOLDER),
+        *(word for name, source in placed.items() for word in ("--file", str(source), name)),
+        *("--remount-ro", "/", "--chdir", WORK_FOLDER),
         *(word for name, value in environment.items() for word in ("--setenv", name, value)),
         *("--json-status-fd", str(status), "--block-fd", str(block), "--seccomp", str(seccomp)),
         *("--", "/bin/sh", "-c", _gate(limits, has_cgroup=has_cgroup), "sandbox", *argv),
