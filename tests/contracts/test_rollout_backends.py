@@ -37,7 +37,7 @@ def lightning_model(seed: int = 0) -> LightningModel:
         layer_types=("linear_attention", "full_attention", "linear_attention"),
         rotary_dim=8,
         max_position_embeddings=1000,
-        initializer_range=0.4,
+        initializer_range=0.2,
     )
     model = LightningModel(config)
     model.initialise(seed)

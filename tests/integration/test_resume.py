@@ -1,0 +1,106 @@
+"""A run that is killed and resumed logs the same numbers, to the last bit, as one that was not."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ITERATIONS = 4
+SMALL = (
+    "tasks.sources=[{kind: reasoning_gym, name: chain_sum, size: 500, "
+    "options: {min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}}]",
+    "tracking.wandb_mode=disabled",
+)
+RUN = (
+    "experiment=smoke",
+    *SMALL,
+    f"iterations={ITERATIONS}",
+    "tasks_per_iteration=4",
+    "group_size=4",
+    "updates_per_iteration=2",
+    "checkpoint_every=2",
+    # a barely trained policy is never right; how long it writes is the signal
+    "objective.dynamic_sampling=false",
+    "reward.weights={correct: 1.0, overlong: 1.0}",
+    "reward.overlong_cache_tokens=23",
+    "rollout.sampling.max_new_tokens=24",
+    "evaluation.num_tasks=4",
+    "evaluation.sampling.max_new_tokens=24",
+    "learner.optimizer.lr=1e-3",
+)
+
+
+def start(module: str, *overrides: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", module, *overrides],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=280)
+    assert process.returncode == 0, output
+    return output
+
+
+def metrics(folder: Path) -> Sequence[dict[str, float]]:
+    """The run's lines without what a clock measured."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+
+
+def rollouts(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted((folder / "rollouts").glob("*.gz"))}
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("cold_start")
+    finish(
+        start(
+            "launch.sft",
+            "experiment=smoke_cold_start",
+            *SMALL,
+            f"run_dir={folder}",
+            "steps=40",
+            "batch_tasks=16",
+        )
+    )
+    yield str(folder / "policy")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_a_killed_and_resumed_run_equals_one_that_was_never_killed(
+    policy: str, tmp_path: Path
+) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start("launch.train", *RUN, f"policy.path={policy}", f"run_dir={whole}"))
+
+    doomed = start("launch.train", *RUN, f"policy.path={policy}", f"run_dir={killed}")
+    checkpoint = killed / "checkpoints" / "iteration-00000002"
+    while not checkpoint.exists():
+        assert doomed.poll() is None, doomed.communicate()[0]
+        time.sleep(0.05)
+    os.killpg(doomed.pid, signal.SIGKILL)
+    doomed.wait()
+    assert not (killed / "checkpoints" / f"iteration-{ITERATIONS:08d}").exists()
+
+    resumed = (*RUN, f"policy.path={policy}", f"run_dir={killed}", f"resume={killed}")
+    finish(start("launch.train", *resumed))
+
+    assert [line["step"] for line in metrics(whole)] == list(range(ITERATIONS + 1))
+    assert any(line.get("learn/grad_norm", 0.0) > 0 for line in metrics(whole))
+    assert metrics(killed) == metrics(whole)
+    assert rollouts(killed) == rollouts(whole)
