@@ -62,6 +62,8 @@ class TasksConfig:
         sources: The mixture.
         verifier: Verifier of the tasks of `path`.
         instruction: Text after each problem of `path`.
+        held_out_fraction: Share of the tasks that training never sees, chosen by a hash of the
+            prompt; evaluation draws from it unless it has a path or sources of its own.
         max_prompt_tokens: Tasks with a longer prompt are refused.
         system_prompt: First message of every task, where not empty.
     """
@@ -70,6 +72,7 @@ class TasksConfig:
     sources: list[SourceConfig] = field(default_factory=list)
     verifier: str = "math"
     instruction: str = ""
+    held_out_fraction: float = 0.0
     max_prompt_tokens: int = 2048
     system_prompt: str = ""
 
@@ -79,6 +82,12 @@ class TasksConfig:
             "tasks.sources",
             self.sources,
             "name at least one source of tasks, or a file by tasks.path",
+        )
+        require(
+            0 <= self.held_out_fraction < 1,
+            "tasks.held_out_fraction",
+            self.held_out_fraction,
+            "must lie in [0, 1)",
         )
 
 
@@ -91,7 +100,7 @@ class EvaluationConfig:
         num_tasks: Held-out tasks.
         num_rollouts: k of avg@k and pass@k.
         path: Local JSONL or parquet file of held-out tasks, used instead of `sources`.
-        sources: The held-out mixture; empty takes other tasks of the training sources.
+        sources: The held-out mixture; empty takes what training holds out.
         sampling: Sampling in evaluation.
     """
 

@@ -1,7 +1,8 @@
 """From the configuration to training tasks and held-out tasks that do not overlap."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from cispo.config import EvaluationConfig, SourceConfig, TasksConfig
 from cispo.data.base import TaskTable
@@ -36,16 +37,25 @@ def held_out_tasks(
 ) -> tuple[Task, ...]:
     """Draw `evaluation.num_tasks` different tasks.
 
-    They come from `evaluation.path` or `evaluation.sources`; without either, from the training
-    sources: generated
-    families at seeds after the training range, files at rows that training then leaves out.
+    They come from `evaluation.path` or `evaluation.sources`; without either, from the share of the
+    training sources that `tasks.held_out_fraction` keeps out of training.
 
     Raises:
-        ConfigError: The sources have fewer different tasks than asked for.
+        ConfigError: There is nothing to draw from, or it has fewer different tasks than asked for.
     """
     sources = file_source(evaluation.path, tasks) or evaluation.sources
-    sources = sources or [_after_training(source) for source in training_sources(tasks)]
-    mixture = _mixture(sources, tasks, seed=stream_seed(seed, "held_out"))
+    if not sources and tasks.held_out_fraction == 0:
+        raise ConfigError(
+            "tasks.held_out_fraction=0.0: evaluation has no tasks; give evaluation.path=FILE, "
+            "a fraction of the training tasks, or evaluation.every=-1 for none"
+        )
+    accepts = partial(is_held_out, fraction=1.0 if sources else tasks.held_out_fraction)
+    mixture = _mixture(
+        sources or training_sources(tasks),
+        tasks,
+        seed=stream_seed(seed, "held_out"),
+        accepts=accepts,
+    )
     found: dict[str, Task] = {}
     for index in range(50 * evaluation.num_tasks):
         task = mixture.task(index)
@@ -59,11 +69,21 @@ def held_out_tasks(
 
 
 def training_tasks(tasks: TasksConfig, *, seed: int, held_out: Sequence[Task] = ()) -> TaskMixture:
-    """Mix the training sources, without the held-out tasks."""
-    excluded = frozenset(prompt_text(task) for task in held_out)
+    """Mix the training sources, without what is held out by fraction or by name."""
+    named = frozenset(prompt_text(task) for task in held_out)
+
+    def accepts(task: Task) -> bool:
+        return not is_held_out(task, tasks.held_out_fraction) and prompt_text(task) not in named
+
     return _mixture(
-        training_sources(tasks), tasks, seed=stream_seed(seed, "training"), excluded=excluded
+        training_sources(tasks), tasks, seed=stream_seed(seed, "training"), accepts=accepts
     )
+
+
+def is_held_out(task: Task, fraction: float) -> bool:
+    """Decide by the prompt alone, so that no seed, order or data set size moves the border."""
+    digest = hashlib.sha256(prompt_text(task).encode()).digest()
+    return int.from_bytes(digest[:8], "big") < fraction * 2**64
 
 
 def training_sources(tasks: TasksConfig) -> list[SourceConfig]:
@@ -86,17 +106,12 @@ def _mixture(
     tasks: TasksConfig,
     *,
     seed: int,
-    excluded: frozenset[str] = frozenset(),
+    accepts: Callable[[Task], bool],
 ) -> TaskMixture:
     return TaskMixture(
         [open_table(source) for source in sources],
         [source.weight for source in sources],
         seed=seed,
+        accepts=accepts,
         system_prompt=tasks.system_prompt,
-        excluded_prompts=excluded,
     )
-
-
-def _after_training(source: SourceConfig) -> SourceConfig:
-    generated = source.kind in ("reasoning_gym", "code_family")
-    return replace(source, seed=source.seed + source.size) if generated else source

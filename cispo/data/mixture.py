@@ -1,9 +1,11 @@
 """A weighted, endless mixture of task tables that is a pure function of the index."""
 
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from random import Random
 
 from cispo.data.base import TaskTable
+from cispo.errors import ConfigError
 from cispo.seeding import stream_seed
 from cispo.types import Message, Task
 
@@ -13,11 +15,16 @@ class TaskMixture:
 
     `task(i)` is the same in every run with the same tables, weights and seed, so that a resume
     needs only the index.
-    Tasks whose prompt is in `excluded_prompts` are passed over, which keeps held-out tasks out of
-    training.
+
+    Args:
+        tables: Where tasks come from.
+        weights: Share of each table, > 0.
+        seed: Decides the order.
+        accepts: Tasks for which this is false are passed over.
+        system_prompt: First message of every task, where not empty.
 
     Raises:
-        ValueError: Every task of a table is excluded.
+        ConfigError: On drawing: no task of a table is accepted.
     """
 
     def __init__(
@@ -26,14 +33,13 @@ class TaskMixture:
         weights: Sequence[float],
         *,
         seed: int,
+        accepts: Callable[[Task], bool] = lambda _: True,
         system_prompt: str = "",
-        excluded_prompts: Set[str] = frozenset(),
     ) -> None:
         self._tables = list(tables)
         self._weights = list(weights)
-        self._seed = seed
+        self._accepts = accepts
         self._system = (Message(role="system", content=system_prompt),) if system_prompt else ()
-        self._excluded = excluded_prompts
         self._rows = [
             _Shuffled(len(table), stream_seed(seed, "order", i)) for i, table in enumerate(tables)
         ]
@@ -51,9 +57,11 @@ class TaskMixture:
         table, rows = self._tables[which], self._rows[which]
         for _ in range(len(table)):
             task = table[rows.next()]
-            if prompt_text(task) not in self._excluded:
+            if self._accepts(task):
                 return _with_system(task, self._system)
-        raise ValueError(f"every task of {table.name} is held out for evaluation; it needs more")
+        raise ConfigError(
+            f"tasks.held_out_fraction: leaves no task of {table.name} ({len(table)} tasks) to draw"
+        )
 
 
 class _Shuffled:
@@ -79,11 +87,4 @@ def prompt_text(task: Task) -> str:
 def _with_system(task: Task, system: tuple[Message, ...]) -> Task:
     if not system or task.messages[0].role == "system":
         return task
-    return Task(
-        task_id=task.task_id,
-        messages=system + task.messages,
-        verifier=task.verifier,
-        truth=task.truth,
-        source=task.source,
-        solution=task.solution,
-    )
+    return replace(task, messages=system + task.messages)

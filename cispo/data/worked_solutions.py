@@ -15,9 +15,11 @@ from cispo.data.answer_format import with_thought
 Entry = Mapping[str, Any]
 
 
-def _chain_sum(entry: Entry) -> list[str]:
+def _chain_sum(entry: Entry) -> list[str] | None:
     """Reduce from the left, one operation a line: `4 - 1 + 7`, `= 3 + 7`, `= 10`."""
     terms = entry["metadata"]["expression"].split(" ")
+    if not all(term.isdigit() for term in terms[::2]) or not {*terms[1::2]} <= {"+", "-"}:
+        return None
     steps = [" ".join(terms)]
     while len(terms) > 1:
         first, sign, second, *rest = terms
@@ -96,7 +98,8 @@ def _count_bits(entry: Entry) -> list[str]:
     return [f"{'+'.join(entry['metadata']['binary'])}={entry['answer']}"]
 
 
-_STEPS: Mapping[str, Callable[[Entry], list[str]]] = {
+_STEPS: Mapping[str, Callable[[Entry], list[str] | None]] = {
+    "basic_arithmetic": _chain_sum,
     "chain_sum": _chain_sum,
     "count_bits": _count_bits,
     "gcd": _gcd,
@@ -108,6 +111,6 @@ _STEPS: Mapping[str, Callable[[Entry], list[str]]] = {
 
 
 def worked_solution(family: str, entry: Entry) -> str | None:
-    """Write out the solution of an entry, or return None for a family without steps."""
-    steps = _STEPS.get(family)
-    return with_thought(steps(entry), str(entry["answer"])) if steps else None
+    """Write out the solution of an entry, or return None where no steps are known."""
+    steps = _STEPS[family](entry) if family in _STEPS else None
+    return None if steps is None else with_thought(steps, str(entry["answer"]))

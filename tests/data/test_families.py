@@ -9,13 +9,14 @@ from reasoning_gym import get_score_answer_fn
 
 from cispo.config import EvaluationConfig, SourceConfig, TasksConfig
 from cispo.data.answer_format import without_thought
-from cispo.data.build import held_out_tasks, training_tasks
+from cispo.data.build import held_out_tasks, is_held_out, training_tasks
 from cispo.data.code_family import CodeFamily
 from cispo.data.mixture import prompt_text
 from cispo.data.reasoning_gym_family import ReasoningGymFamily
 from cispo.errors import ConfigError
 
 FAMILIES = {
+    "basic_arithmetic": {"operators": ["+", "-"], "allow_parentheses": False},
     "chain_sum": {"min_terms": 2, "max_terms": 5},
     "count_bits": {"max_n": 99},
     "gcd": {"max_numbers": 3, "max_value": 60},
@@ -80,7 +81,7 @@ def test_neighbouring_seeds_overlap_as_in_the_library_and_held_out_tasks_still_d
     first, second = (ReasoningGymFamily("chain_sum", 50, seed, options) for seed in (0, 1))
     assert first[1].messages == second[0].messages
     source = SourceConfig(kind="reasoning_gym", name="chain_sum", size=300, options=options)
-    tasks = TasksConfig(sources=[source])
+    tasks = TasksConfig(sources=[source], held_out_fraction=0.2)
     held_out = held_out_tasks(tasks, EvaluationConfig(num_tasks=20), seed=0)
     training = training_tasks(tasks, seed=0, held_out=held_out)
     trained_on = {prompt_text(training.task(i)) for i in range(600)}
@@ -96,8 +97,28 @@ def test_more_held_out_tasks_than_there_are_is_refused() -> None:
     source = SourceConfig(
         kind="reasoning_gym", name="count_bits", size=50, options={"min_n": 1, "max_n": 9}
     )
+    evaluation = EvaluationConfig(num_tasks=20, sources=[source])
     with pytest.raises(ConfigError, match="only 9 different tasks"):
-        held_out_tasks(TasksConfig(sources=[source]), EvaluationConfig(num_tasks=20), seed=0)
+        held_out_tasks(TasksConfig(sources=[source]), evaluation, seed=0)
+
+
+def test_evaluation_without_any_tasks_is_refused() -> None:
+    source = SourceConfig(kind="code_family", name="write_program")
+    with pytest.raises(ConfigError, match="evaluation has no tasks"):
+        held_out_tasks(TasksConfig(sources=[source]), EvaluationConfig(), seed=0)
+
+
+def test_the_border_of_the_held_out_share_does_not_move_with_the_seed() -> None:
+    table = CodeFamily(2000, 0)
+    shares = [is_held_out(table[row], 0.1) for row in range(2000)]
+    assert sum(shares) / 2000 == pytest.approx(0.1, abs=0.03)
+    tasks = TasksConfig(
+        sources=[SourceConfig(kind="code_family", name="write_program", size=2000)],
+        held_out_fraction=0.1,
+    )
+    for seed in (0, 1):
+        training = training_tasks(tasks, seed=seed)
+        assert not any(is_held_out(training.task(i), 0.1) for i in range(300))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -65,7 +65,7 @@ def rollouts(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.fixture(scope="module")
-def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("cold_start")
     finish(
         start(
@@ -77,7 +77,7 @@ def policy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             "batch_tasks=16",
         )
     )
-    yield str(folder / "policy")
+    return str(folder / "policy")
 
 
 @pytest.mark.slow
