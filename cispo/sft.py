@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, count
 from random import Random
 
 import torch
@@ -29,31 +29,39 @@ class Demonstration:
 
 
 def demonstrations(
-    tasks: TaskSource, tokenizer: PreTrainedTokenizerBase, *, worked_fraction: float, seed: int
+    tasks: TaskSource,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    worked_fraction: float,
+    num_worked_first: int,
+    seed: int,
 ) -> Iterator[Demonstration]:
     """Yield the solutions of a task sequence in tokens, for ever.
 
     Args:
         tasks: The sequence; every task has a solution.
         tokenizer: The policy's.
-        worked_fraction: Share of solutions whose thought is kept; the others answer at once.
+        worked_fraction: Share of demonstrations that work the task out. The others guess: they
+            give the answer of an earlier task of the same source at once, without a thought.
+        num_worked_first: Demonstrations at the beginning that all work the task out.
         seed: Decides which.
 
     Raises:
         ConfigError: A task has no solution.
     """
-    keep = Random(stream_seed(seed, "worked"))
-    index = 0
-    while True:
+    works = Random(stream_seed(seed, "worked"))
+    earlier: dict[str, str] = {}
+    for index in count():
         task = tasks.task(index)
-        text = _solution(task)
-        if keep.random() >= worked_fraction:
-            text = without_thought(text)
+        worked = _solution(task)
+        guess = without_thought(earlier.get(task.source, worked))
+        earlier[task.source] = worked
+        is_worked = works.random() < worked_fraction or index < num_worked_first
+        text = worked if is_worked else guess
         yield Demonstration(
             prompt_ids=render_prompt(tokenizer, task.messages),
             answer_ids=[*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id],
         )
-        index += 1
 
 
 def imitate(

@@ -1,6 +1,7 @@
 """Start Ray on this machine, or join a cluster that runs."""
 
 import logging
+import math
 import os
 import warnings
 from collections.abc import Iterator
@@ -21,8 +22,11 @@ ENVIRONMENT = {
 
 
 @contextmanager
-def ray_cluster(cluster: ClusterConfig) -> Iterator[None]:
+def ray_cluster(cluster: ClusterConfig, *, required_cpus: float) -> Iterator[None]:
     """Run the block with Ray up; what this process started is shut down again.
+
+    A cluster of our own claims at least the CPUs that the run's actors reserve: on a small machine
+    they share its cores instead of waiting for each other for ever.
 
     A first start that fails is tried once more: Ray's own agent can miss its deadline.
 
@@ -35,7 +39,7 @@ def ray_cluster(cluster: ClusterConfig) -> Iterator[None]:
     import ray
 
     local = {
-        "num_cpus": cluster.num_cpus,
+        "num_cpus": cluster.num_cpus or max(os.cpu_count() or 1, math.ceil(required_cpus)),
         "object_store_memory": cluster.object_store_bytes,
         "include_dashboard": False,
     }

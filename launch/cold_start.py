@@ -47,7 +47,13 @@ def run_cold_start(cfg: SftConfig, composed: str) -> None:
 
         imitate(
             policy,
-            demonstrations(tasks, tokenizer, worked_fraction=cfg.worked_fraction, seed=cfg.seed),
+            demonstrations(
+                tasks,
+                tokenizer,
+                worked_fraction=cfg.worked_fraction,
+                num_worked_first=cfg.worked_steps * cfg.batch_tasks,
+                seed=cfg.seed,
+            ),
             steps=cfg.steps,
             batch_tasks=cfg.batch_tasks,
             micro_batch_tokens=cfg.micro_batch_tokens,

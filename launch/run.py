@@ -41,7 +41,7 @@ def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Res
         files = _trackers(cfg.tracking, folder, resume, name=cfg.name, config=config)
         tracker = Fanout([*files, console])
         try:
-            with ray_cluster(cfg.cluster):
+            with ray_cluster(cfg.cluster, required_cpus=required_cpus(cfg)):
                 asyncio.run(_train(cfg, tasks, resume, folder, config, tracker, console.progress))
         finally:
             if (folder / "metrics.jsonl").stat().st_size:
@@ -82,6 +82,15 @@ def _explanation(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(first, BaseExceptionGroup):
         first = first.exceptions[0]
     return first
+
+
+def required_cpus(cfg: RunConfig) -> float:
+    """CPUs that the run's actors reserve together."""
+    return (
+        cfg.learner.num_ranks * cfg.learner.num_cpus
+        + cfg.rollout.num_actors * cfg.rollout.num_cpus
+        + cfg.reward.num_workers * cfg.reward.num_cpus
+    )
 
 
 def _trackers(

@@ -120,9 +120,9 @@ class SftConfig:
         steps: Optimizer steps.
         batch_tasks: Worked solutions a step.
         micro_batch_tokens: Tokens of one forward and backward pass.
-        worked_fraction: Share of the solutions whose thought is kept; the others answer at once, as
-            in a corpus where
-            not every answer comes with its reasoning.
+        worked_fraction: Share of the demonstrations that work a task out; the others guess at once,
+            so that thinking is rare at first and reinforcement can show what it is worth.
+        worked_steps: Steps at the beginning in which all demonstrations work the task out.
         policy: A new model's architecture, or the path of one to start from.
         tasks: Tasks with worked solutions.
         optimizer: AdamW.
@@ -137,6 +137,7 @@ class SftConfig:
     batch_tasks: int = 64
     micro_batch_tokens: int = 8192
     worked_fraction: float = 1.0
+    worked_steps: int = 0
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     tasks: TasksConfig
     optimizer: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(lr=3e-3))

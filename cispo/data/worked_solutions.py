@@ -98,7 +98,31 @@ def _count_bits(entry: Entry) -> list[str]:
     return [f"{'+'.join(entry['metadata']['binary'])}={entry['answer']}"]
 
 
+def _aiw(entry: Entry) -> list[str] | None:
+    """Count the siblings again as the brother or sister sees them."""
+    if entry["metadata"]["task_type"] != "siblings":
+        return None
+    told, asked = entry["question"].split(". ", maxsplit=1)
+    kind = re.search(r"How many (\w+)", asked)
+    counts = {word: int(number) for number, word in re.findall(r"(\d+) (\w+)", told)}
+    if kind is None or kind[1] not in counts:
+        return None
+    number, answer = counts[kind[1]], int(entry["answer"])
+    return [f"{number} {kind[1]}", f"{number}{answer - number:+d}={answer}"]
+
+
+def _rotate_matrix(entry: Entry) -> list[str]:
+    """Turn by a right angle at a time: the first column, from below, becomes the first row."""
+    facts, steps = entry["metadata"], []
+    rows = facts["matrix"]
+    for turn in range(1, facts["num_rotations"] % 4 + 1):
+        rows = [list(column) for column in zip(*rows[::-1], strict=True)]
+        steps.append(f"{90 * turn}: " + " / ".join(" ".join(map(str, row)) for row in rows))
+    return steps
+
+
 _STEPS: Mapping[str, Callable[[Entry], list[str] | None]] = {
+    "aiw": _aiw,
     "basic_arithmetic": _chain_sum,
     "chain_sum": _chain_sum,
     "count_bits": _count_bits,
@@ -106,6 +130,7 @@ _STEPS: Mapping[str, Callable[[Entry], list[str] | None]] = {
     "lcm": _lcm,
     "leg_counting": _leg_counting,
     "products": _products,
+    "rotate_matrix": _rotate_matrix,
     "simple_equations": _simple_equations,
 }
 
