@@ -1,6 +1,6 @@
 """Does the smoke run learn on every seed? Held-out avg@4 before and after the RL phase.
 
-    python benchmarks/smoke_seeds.py            # seeds 0, 1, 2; writes benchmarks/results/smoke_seeds.json
+    python benchmarks/smoke_seeds.py    # seeds 0, 1, 2; writes results/smoke_seeds.json
 
 Each seed changes the initial weights, the order of tasks, the held-out draw and all sampling.
 """
