@@ -64,7 +64,6 @@ class TasksConfig:
         instruction: Text after each problem of `path`.
         held_out_fraction: Share of the tasks that training never sees, chosen by a hash of the
             prompt; evaluation draws from it unless it has a path or sources of its own.
-        max_prompt_tokens: Tasks with a longer prompt are refused.
         system_prompt: First message of every task, where not empty.
     """
 
@@ -73,7 +72,6 @@ class TasksConfig:
     verifier: str = "math"
     instruction: str = ""
     held_out_fraction: float = 0.0
-    max_prompt_tokens: int = 2048
     system_prompt: str = ""
 
     def __post_init__(self) -> None:
