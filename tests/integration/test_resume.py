@@ -28,7 +28,7 @@ RUN = (
     "checkpoint_every=2",
     # a barely trained policy is never right; how long it writes is the signal
     "objective.dynamic_sampling=false",
-    "reward.weights={correct: 1.0, overlong: 1.0}",
+    "reward.weights.overlong=1.0",
     "reward.overlong_cache_tokens=23",
     "rollout.sampling.max_new_tokens=24",
     "evaluation.num_tasks=4",
