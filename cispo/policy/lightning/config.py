@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
+from cispo.config.require import require
 from cispo.errors import ConfigError
 
 LINEAR = "linear_attention"
@@ -162,5 +163,4 @@ class LightningConfig:
 
 
 def _require(condition: bool, key: str, value: object, advice: str) -> None:
-    if not condition:
-        raise ConfigError(f"policy.architecture.{key}={value}: {advice}")
+    require(condition, f"policy.architecture.{key}", value, advice)
