@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import ray
-from cispo.policy.chat import decode, render_prompt
 
 from cispo.config import SamplingConfig
+from cispo.policy.chat import decode, render_prompt
 from cispo.seeding import stream_seed
 from cispo.types import PolicyVersion, Rollout, StopReason, Task
 from rollout.backends.base import Backend, EngineStatistics, Finished, Request, SamplingParams
