@@ -1,5 +1,6 @@
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,14 @@ def make_tracker(
     )
 
 
+def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
+    """W&B's own process writes the file, and goes on for a moment after `finish` returns."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline, "W&B wrote no metrics"
+        time.sleep(0.02)
+
+
 def test_an_offline_run_is_written_without_a_question_and_resumes_under_its_id(
     offline: Path,
 ) -> None:
@@ -43,7 +52,7 @@ def test_an_offline_run_is_written_without_a_question_and_resumes_under_its_id(
     assert tracker.num_failures == 0
     (written,) = (offline / "wandb").glob("offline-run-*/run-*.wandb")
     assert written.name == f"run-{run_id}.wandb"
-    assert b"reward/mean" in written.read_bytes()
+    wait_until(lambda: b"reward/mean" in written.read_bytes())
 
     resumed = make_tracker(offline)
     resumed.log(2, {"reward/mean": 0.6})
