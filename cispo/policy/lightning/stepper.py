@@ -1,0 +1,70 @@
+"""One decoding step of the hybrid behind one interface, whichever kernels compute it."""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from cispo.policy.lightning.model import LightningModel
+from cispo.policy.lightning.state import DecodeState
+
+
+class Stepper(Protocol):
+    """Reads one more token a row, and turns hidden states into logits.
+
+    Attributes:
+        min_rows: From this many rows on, a row's bits depend neither on their number nor on the
+            other rows.
+    """
+
+    min_rows: int
+
+    def refresh(self) -> None:
+        """Read the model's weights again; to be called whenever they have changed."""
+
+    def step(self, token_ids: Tensor, state: DecodeState) -> Tensor:
+        """Append one token to each of the first N rows of the state, which is updated in place.
+
+        Args:
+            token_ids: [N] int64.
+            state: At least N rows, with room for one more token each.
+
+        Returns:
+            Final-normed hidden states [N, d] float32.
+        """
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Head in float32: hidden [n, d] -> [n, V]."""
+
+
+class TorchStepper:
+    """The model's own decoding, operation by operation; runs on any device."""
+
+    min_rows = 16
+    """A float32 product on CPU gives a row the same bits in any company from 16 rows on."""
+
+    def __init__(self, model: LightningModel) -> None:
+        self._model = model
+
+    def refresh(self) -> None:
+        """Do nothing: the model's own weights are read on every step."""
+
+    @torch.no_grad()
+    def step(self, token_ids: Tensor, state: DecodeState) -> Tensor:
+        """Append one token a row; see `Stepper.step`."""
+        return self._model.decode(token_ids, state).float()
+
+    @torch.no_grad()
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Apply the head; see `Stepper.logits`."""
+        return self._model.logits(hidden)
+
+
+def make_stepper(model: LightningModel, *, kernels: str = "auto") -> Stepper:
+    """Choose how the model is stepped.
+
+    Args:
+        model: Its weights are read now, and again on every `refresh`.
+        kernels: `auto`, `torch`, `native` or `fla`; see `policy.kernels`.
+    """
+    return TorchStepper(model)
