@@ -16,11 +16,11 @@ from cispo.policy.load import (
     load_tokenizer,
     new_lightning_policy,
 )
-from rollout.actor import Engine
 from rollout.backends.base import Backend, StopRules
 from rollout.backends.lightning import LightningBackend
 from rollout.backends.scripted import ScriptedBackend, script_from_file
 from rollout.backends.transformers import TransformersBackend
+from rollout.driver import Engine
 
 
 def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:

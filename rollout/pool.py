@@ -13,7 +13,7 @@ from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig
 from cispo.errors import RolloutError
 from cispo.ports import Progress, RolloutEngine
 from cispo.types import Metrics, PolicyVersion, Rollout, Task
-from rollout.actor import Engine
+from rollout.driver import Engine
 from rollout.engines import build_engine
 from rollout.roster import LOST, Roster
 

@@ -15,7 +15,8 @@ from cispo.config import RolloutConfig
 from cispo.errors import RolloutError
 from cispo.ports import Progress
 from cispo.types import PolicyVersion
-from rollout.actor import Engine, RolloutActor
+from rollout.actor import RolloutActor
+from rollout.driver import Engine
 
 LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
 """What a call raises when its actor is gone or out of reach."""

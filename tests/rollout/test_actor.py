@@ -11,9 +11,10 @@ from cispo.errors import ConfigError, DivergedError
 from cispo.policy.chat import stop_token_ids
 from cispo.policy.load import bundled_tokenizer, load_tokenizer
 from cispo.types import Message, PolicyVersion, Rollout, StopReason, Task
-from rollout.actor import Engine, RolloutActor
+from rollout.actor import RolloutActor
 from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
 from rollout.backends.scripted import ScriptedBackend
+from rollout.driver import Engine
 from rollout.engines import build_engine
 
 SAMPLING = SamplingConfig(max_new_tokens=50)
