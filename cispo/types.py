@@ -54,6 +54,7 @@ class StopReason(StrEnum):
     """Why a rollout ended."""
 
     END_OF_TURN = "end_of_turn"
+    STOP_STRING = "stop_string"
     LENGTH = "length"
     REPETITION = "repetition"
     TURN_LIMIT = "turn_limit"

@@ -119,6 +119,19 @@ def sample(logits: Tensor, noise: Tensor, settings: SamplingRows) -> Drawn:
     return Drawn(drawn, (full - kept_log).float(), full.float())
 
 
+def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the log-probabilities and ids, both [N, count], of the likeliest tokens, descending.
+
+    Args:
+        logits: [N, V] float32.
+        temperature: [N] float32.
+        count: At most V are returned.
+    """
+    logprobs = (logits / temperature[:, None]).log_softmax(dim=-1)
+    values, ids = logprobs.topk(min(count, logits.shape[1]), dim=-1)
+    return values, ids
+
+
 def _exp_shifted(logits: Tensor, peak: Tensor) -> Tensor:
     """Return exp(logits - peak), zero-padded to a whole number of blocks: [N, blocks * _BLOCK]."""
     rows, vocabulary = logits.shape

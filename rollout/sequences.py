@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from cispo.errors import DivergedError
 from cispo.types import PolicyVersion
-from rollout.backends.base import Finished, Request, StopRules
-from rollout.sampling import NonFiniteLogitsError, SamplingRows, sample, uniforms
+from rollout.backends.base import Finished, Increment, Request, StopRules, TopLogprobs
+from rollout.sampling import NonFiniteLogitsError, SamplingRows, likeliest, sample, uniforms
 from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
 
 _FIRST_COLUMNS = 256
@@ -23,6 +24,25 @@ class Moves(NamedTuple):
 
     target: Tensor
     source: Tensor
+
+
+@dataclass(slots=True, eq=False)
+class _Owner:
+    """Whose tokens a row holds.
+
+    Attributes:
+        request: The request.
+        member: Which of its members.
+        oldest_version: Weights that sampled the first token.
+        num_streamed: Tokens that were handed out as increments.
+        top_logprobs: A list a token, where the request asks for them.
+    """
+
+    request: Request
+    member: int
+    oldest_version: PolicyVersion
+    num_streamed: int = 0
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
 
 
 class Sequences:
@@ -48,7 +68,8 @@ class Sequences:
         self._repetition_tokens = stop.repetition_tokens
         self._log_threshold = math.log(stop.repetition_probability)
         self._is_stop = stop_table(stop.token_ids, vocabulary_size).to(device)
-        self._owners: list[tuple[Request, int, PolicyVersion]] = []
+        self._owners: list[_Owner] = []
+        self._increments: list[Increment] = []
 
         def column(dtype: torch.dtype) -> Tensor:
             return torch.zeros(capacity, dtype=dtype, device=device)
@@ -64,6 +85,7 @@ class Sequences:
         self._rows = torch.arange(capacity, device=device)
         self._tokens = torch.zeros(capacity, _FIRST_COLUMNS, dtype=torch.int32, device=device)
         self._logprobs = torch.zeros(capacity, _FIRST_COLUMNS, device=device)
+        self._full_logprobs = torch.zeros_like(self._logprobs)
         self._codes = column(torch.int64)
         self._longest = 0
 
@@ -80,7 +102,7 @@ class Sequences:
         """
         rows = slice(self.num_active, self.num_active + len(members))
         self.num_active = rows.stop
-        self._owners += [(request, member, version) for member in members]
+        self._owners += [_Owner(request, member, version) for member in members]
         params = request.sampling
         self._seeds[rows] = torch.tensor([request.seeds[member] for member in members])
         self._counts[rows] = 0
@@ -106,14 +128,16 @@ class Sequences:
         try:
             drawn = sample(logits, noise, SamplingRows(*(s[active] for s in self._settings)))
         except NonFiniteLogitsError as error:
-            request, member, _ = self._owners[error.row]
+            owner = self._owners[error.row]
             raise DivergedError(
-                f"task {request.task_id}, rollout {member}: the logits after token "
+                f"task {owner.request.task_id}, rollout {owner.member}: the logits after token "
                 f"{int(counts[error.row])} are not finite under weights {version}"
             ) from error
         self._make_room()
         self._tokens[rows, counts] = drawn.token_ids.int()
         self._logprobs[rows, counts] = drawn.logprobs
+        self._full_logprobs[rows, counts] = drawn.full_logprobs
+        self._record_likeliest(logits)
         self.last_tokens[active] = drawn.token_ids
         counts += 1
         self._longest += 1
@@ -152,26 +176,73 @@ class Sequences:
         if target:
             self._seeds[moves.target] = self._seeds[moves.source]
             columns = (self.last_tokens, self._counts, self._budgets, self._streaks)
-            for column in (*columns, *self._settings, self._tokens, self._logprobs):
+            records = (self._tokens, self._logprobs, self._full_logprobs)
+            for column in (*columns, *self._settings, *records):
                 column[moves.target] = column[moves.source]
         return moves
 
     def rows_of(self, request_id: int) -> list[int]:
         """Return the running rows of a request."""
-        return [r for r, owner in enumerate(self._owners) if owner[0].request_id == request_id]
+        return [r for r, owner in enumerate(self._owners) if owner.request.request_id == request_id]
+
+    def forget(self, request_id: int) -> list[int]:
+        """Drop what a request has not been handed yet, and return its rows, to be retired."""
+        self._increments = [i for i in self._increments if i.request_id != request_id]
+        return self.rows_of(request_id)
+
+    def increments(self) -> list[Increment]:
+        """Return the tokens of streaming rows since the last call, those of ended rows included."""
+        for row in range(self.num_active):
+            self._stream(row)
+        increments, self._increments = self._increments, []
+        return increments
+
+    def _stream(self, row: int) -> None:
+        owner = self._owners[row]
+        new = slice(owner.num_streamed, int(self._counts[row]) if owner.request.stream else 0)
+        if new.start >= new.stop:
+            return
+        owner.num_streamed = new.stop
+        self._increments.append(
+            Increment(
+                request_id=owner.request.request_id,
+                member=owner.member,
+                token_ids=self._tokens[row, new].tolist(),
+                logprobs=self._logprobs[row, new].tolist(),
+                full_logprobs=self._full_logprobs[row, new].tolist(),
+                top_logprobs=owner.top_logprobs[new] if owner.request.top_logprobs else None,
+            )
+        )
+
+    def _record_likeliest(self, logits: Tensor) -> None:
+        """Keep the likeliest tokens of the rows whose requests want to know them."""
+        rows = [row for row, owner in enumerate(self._owners) if owner.request.top_logprobs]
+        if not rows:
+            return
+        wanted = [self._owners[row].request.top_logprobs for row in rows]
+        index = torch.tensor(rows, device=logits.device)
+        values, ids = likeliest(logits[index], self._settings.temperature[index], max(wanted))
+        lists = zip(rows, wanted, ids.tolist(), values.tolist(), strict=True)
+        for row, count, tokens, logprobs in lists:
+            pairs = list(zip(tokens, logprobs, strict=True))[:count]
+            self._owners[row].top_logprobs.append(pairs)
 
     def _finished(self, row: int, version: PolicyVersion) -> Finished:
-        request, member, oldest_version = self._owners[row]
+        self._stream(row)
+        owner = self._owners[row]
         count = int(self._counts[row])
         reason = REASON_OF_CODE[int(self._codes[row])]
         assert reason is not None, f"row {row} is still running"
         return Finished(
-            request_id=request.request_id,
-            member=member,
+            request_id=owner.request.request_id,
+            member=owner.member,
             token_ids=self._tokens[row, :count].tolist(),
             logprobs=self._logprobs[row, :count].tolist(),
+            full_logprobs=self._full_logprobs[row, :count].tolist(),
+            is_sampled=[True] * count,
+            top_logprobs=owner.top_logprobs if owner.request.top_logprobs else None,
             stop_reason=reason,
-            oldest_version=oldest_version,
+            oldest_version=owner.oldest_version,
             newest_version=version,
         )
 
@@ -184,3 +255,4 @@ class Sequences:
         if self._longest == columns:
             self._tokens = torch.nn.functional.pad(self._tokens, (0, columns))
             self._logprobs = torch.nn.functional.pad(self._logprobs, (0, columns))
+            self._full_logprobs = torch.nn.functional.pad(self._full_logprobs, (0, columns))

@@ -55,7 +55,11 @@ class SamplingConfig:
         top_p: Smallest set of tokens with this mass is kept, 0 < top_p <= 1.
         top_k: This many likeliest tokens are kept; 0 keeps all.
         min_p: Tokens below this share of the likeliest token's probability are cut, 0 <= min_p < 1.
-        max_new_tokens: Budget of sampled tokens a rollout.
+        max_new_tokens: Budget of tokens a rollout.
+        stop: Texts that end a rollout; the answer is what stands before the first of them.
+        max_thinking_tokens: Budget of tokens before `</think>`, which the engine writes where it is
+            exhausted; 0 sets none.
+        max_answer_tokens: Budget of tokens after `</think>`; 0 sets none.
     """
 
     temperature: float = 1.0
@@ -63,6 +67,9 @@ class SamplingConfig:
     top_k: int = 0
     min_p: float = 0.0
     max_new_tokens: int = 256
+    stop: list[str] = field(default_factory=list)
+    max_thinking_tokens: int = 0
+    max_answer_tokens: int = 0
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, "temperature", self.temperature, "must be > 0")
@@ -70,3 +77,16 @@ class SamplingConfig:
         require(self.top_k >= 0, "top_k", self.top_k, "must be >= 0; 0 keeps all tokens")
         require(0 <= self.min_p < 1, "min_p", self.min_p, "must lie in [0, 1)")
         require(self.max_new_tokens >= 1, "max_new_tokens", self.max_new_tokens, "must be >= 1")
+        require(all(self.stop), "stop", self.stop, "an empty text would end every rollout at once")
+        require(
+            0 <= self.max_thinking_tokens < self.max_new_tokens,
+            "max_thinking_tokens",
+            self.max_thinking_tokens,
+            f"must be 0 or below max_new_tokens={self.max_new_tokens}, or no answer could follow",
+        )
+        require(
+            self.max_answer_tokens >= 0,
+            "max_answer_tokens",
+            self.max_answer_tokens,
+            "must be >= 0; 0 sets no budget",
+        )

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cispo.types import PolicyVersion, StopReason
 
 if TYPE_CHECKING:
     from cispo.config import SamplingConfig
     from cispo.weights.buckets import WeightBucket
+
+
+TopLogprobs: TypeAlias = Sequence[tuple[int, float]]
+"""The likeliest tokens at one position with their log-probabilities in nats, likeliest first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -22,6 +26,9 @@ class SamplingParams:
     top_k: int = 0
     min_p: float = 0.0
     max_new_tokens: int
+    stop: tuple[str, ...] = ()
+    max_thinking_tokens: int = 0
+    max_answer_tokens: int = 0
 
     @classmethod
     def of(cls, config: SamplingConfig) -> SamplingParams:
@@ -32,6 +39,9 @@ class SamplingParams:
             top_k=config.top_k,
             min_p=config.min_p,
             max_new_tokens=config.max_new_tokens,
+            stop=tuple(config.stop),
+            max_thinking_tokens=config.max_thinking_tokens,
+            max_answer_tokens=config.max_answer_tokens,
         )
 
 
@@ -60,6 +70,8 @@ class Request:
         prompt: Token ids, at least one.
         seeds: One a member of the group; it fixes that member's tokens for given weights.
         sampling: The same for all members.
+        stream: Whether `Backend.increments` hands out its tokens while they are sampled.
+        top_logprobs: So many of the likeliest tokens are reported at each position.
     """
 
     request_id: int
@@ -67,12 +79,16 @@ class Request:
     prompt: tuple[int, ...]
     seeds: tuple[int, ...]
     sampling: SamplingParams
+    stream: bool = False
+    top_logprobs: int = 0
 
     def __post_init__(self) -> None:
         if not self.prompt:
             raise ValueError(f"the prompt of task {self.task_id} is empty")
         if not self.seeds:
             raise ValueError(f"a request for task {self.task_id} asks for no rollout")
+        if self.top_logprobs < 0:
+            raise ValueError(f"task {self.task_id}: top_logprobs={self.top_logprobs} is negative")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,8 +98,12 @@ class Finished:
     Attributes:
         request_id: Its request.
         member: Its position in the group.
-        token_ids: The sampled tokens, a stop token included.
-        logprobs: One a token, in nats, of the distribution that was sampled from.
+        token_ids: T sampled and forced tokens, a stop token included; those of a stop string too.
+        logprobs: [T] in nats, of the distribution that was sampled from; 0.0 where forced.
+        full_logprobs: [T] in nats, after temperature and before truncation; 0.0 where forced.
+            `full_logprobs - logprobs` is the log of the mass that truncation kept.
+        is_sampled: [T] False on tokens that the engine forced, such as the end of thinking.
+        top_logprobs: [T] the likeliest tokens by `full_logprobs`; None where not asked for.
         stop_reason: Why it ended.
         oldest_version: Weights that sampled its first token.
         newest_version: Weights that sampled its last token.
@@ -93,9 +113,38 @@ class Finished:
     member: int
     token_ids: Sequence[int]
     logprobs: Sequence[float]
+    full_logprobs: Sequence[float]
+    is_sampled: Sequence[bool]
+    top_logprobs: Sequence[TopLogprobs] | None = None
     stop_reason: StopReason
     oldest_version: PolicyVersion
     newest_version: PolicyVersion
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Increment:
+    """Tokens of one member since it was last asked for; fields as in `Finished`."""
+
+    request_id: int
+    member: int
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    full_logprobs: Sequence[float]
+    top_logprobs: Sequence[TopLogprobs] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Suspended:
+    """A request that was taken out of an engine with all that it needs to go on later.
+
+    Attributes:
+        request: The request.
+        state: What the engine knows of its unfinished members; only that engine reads it, or one
+            like it in another process.
+    """
+
+    request: Request
+    state: Any
 
 
 @dataclass(slots=True, kw_only=True)
@@ -139,6 +188,28 @@ class Backend(Protocol):
     def abort(self, request_id: int) -> None:
         """Forget a request; nothing of it is returned any more."""
 
+    def suspend(self, request_id: int) -> Suspended:
+        """Take an unfinished request out of the engine, to be resumed later.
+
+        Members that have ended stay ended, and increments that were not fetched yet still can be.
+
+        Raises:
+            ValueError: There is no such request, or this engine cannot suspend.
+        """
+
+    def resume(self, suspended: Suspended) -> None:
+        """Go on with a suspended request; its tokens are those of an uninterrupted one.
+
+        Raises:
+            ValueError: This engine cannot go on with it.
+        """
+
+    def increments(self) -> list[Increment]:
+        """Return what requests with `stream` got since the last call, a finished member's included.
+
+        To be called after every step in which such a request is running.
+        """
+
     def step(self) -> list[Finished]:
         """Advance every running sequence by one token, and admit waiting ones.
 
@@ -155,3 +226,36 @@ class Backend(Protocol):
         Raises:
             WeightSyncError: The buckets are not the whole model, or changed on the way.
         """
+
+
+def refuse_beyond(request: Request, limit: int | None) -> None:
+    """Refuse a request whose tokens could exceed a model's positions.
+
+    Raises:
+        ValueError: With what it asks for and the limit.
+    """
+    longest = len(request.prompt) + request.sampling.max_new_tokens
+    if limit is not None and longest > limit:
+        raise ValueError(
+            f"task {request.task_id}: {len(request.prompt)} prompt tokens and max_new_tokens="
+            f"{request.sampling.max_new_tokens} exceed max_position_embeddings={limit}"
+        )
+
+
+def refuse_features(request: Request, engine: str, *features: str) -> None:
+    """Refuse a request that uses what an engine cannot do.
+
+    Args:
+        request: The request.
+        engine: Name of the engine, for the message.
+        features: Fields of the request or of its sampling that must have their defaults.
+
+    Raises:
+        ValueError: It names the first such field and its value.
+    """
+    for name in features:
+        value = getattr(request.sampling if hasattr(request.sampling, name) else request, name)
+        if value:
+            raise ValueError(
+                f"task {request.task_id}: {name}={value!r} is not for rollout.backend={engine}"
+            )

@@ -14,7 +14,16 @@ from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.state import DecodeState
 from cispo.types import PolicyVersion
 from cispo.weights.buckets import WeightBucket, apply_buckets
-from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
+from rollout.backends.base import (
+    EngineStatistics,
+    Finished,
+    Increment,
+    Request,
+    StopRules,
+    Suspended,
+    refuse_beyond,
+    refuse_features,
+)
 from rollout.sequences import Sequences
 
 _MIN_ROWS = 16
@@ -88,20 +97,36 @@ class LightningBackend:
         Raises:
             ValueError: It exceeds the model's positions.
         """
-        longest = len(request.prompt) + request.sampling.max_new_tokens
-        limit = self._model.config.max_position_embeddings
-        if longest > limit:
-            raise ValueError(
-                f"task {request.task_id}: {len(request.prompt)} prompt tokens and max_new_tokens="
-                f"{request.sampling.max_new_tokens} exceed max_position_embeddings={limit}"
-            )
+        refuse_beyond(request, self._model.config.max_position_embeddings)
+        refuse_features(request, "lightning", "stop", "max_thinking_tokens", "max_answer_tokens")
         self._waiting.append(_Waiting(request))
 
     @torch.inference_mode()
     def abort(self, request_id: int) -> None:
         """Forget a request."""
         self._waiting = deque(w for w in self._waiting if w.request.request_id != request_id)
-        self._retire(self._sequences.rows_of(request_id))
+        self._retire(self._sequences.forget(request_id))
+
+    def increments(self) -> list[Increment]:
+        """Return what streaming requests got since the last call."""
+        return self._sequences.increments()
+
+    def suspend(self, request_id: int) -> Suspended:
+        """Refuse: this engine cannot suspend.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"request {request_id}: rollout.backend=lightning cannot suspend")
+
+    def resume(self, suspended: Suspended) -> None:
+        """Refuse: this engine cannot suspend.
+
+        Raises:
+            ValueError: Always.
+        """
+        task = suspended.request.task_id
+        raise ValueError(f"task {task}: rollout.backend=lightning cannot resume")
 
     @torch.inference_mode()
     def step(self) -> list[Finished]:

@@ -11,7 +11,16 @@ from typing import TYPE_CHECKING
 
 from cispo.errors import ConfigError, WeightSyncError
 from cispo.types import PolicyVersion, StopReason
-from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
+from rollout.backends.base import (
+    EngineStatistics,
+    Finished,
+    Increment,
+    Request,
+    StopRules,
+    Suspended,
+    TopLogprobs,
+    refuse_features,
+)
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
@@ -20,7 +29,7 @@ Script = Callable[[Request, int], Sequence[int]]
 """The tokens, stop token included, that a member of a request answers with."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Playing:
     request: Request
     member: int
@@ -43,6 +52,7 @@ class ScriptedBackend:
         self._stop = stop
         self._seconds_per_step = seconds_per_step
         self._playing: list[_Playing] = []
+        self._increments: list[Increment] = []
         self._version = PolicyVersion(0)
         self._statistics = EngineStatistics()
 
@@ -60,8 +70,9 @@ class ScriptedBackend:
         """Accept a request.
 
         Raises:
-            ValueError: The script has an empty answer.
+            ValueError: The script has an empty answer, or the request sets a budget of thinking.
         """
+        refuse_features(request, "scripted", "stop", "max_thinking_tokens", "max_answer_tokens")
         answers = [self._script(request, member) for member in range(len(request.seeds))]
         if not all(answers):
             raise ValueError(f"the script has an empty answer for task {request.task_id}")
@@ -74,6 +85,28 @@ class ScriptedBackend:
     def abort(self, request_id: int) -> None:
         """Forget a request."""
         self._playing = [p for p in self._playing if p.request.request_id != request_id]
+        self._increments = [i for i in self._increments if i.request_id != request_id]
+
+    def suspend(self, request_id: int) -> Suspended:
+        """Take a request out.
+
+        Raises:
+            ValueError: It is not running.
+        """
+        mine = [p for p in self._playing if p.request.request_id == request_id]
+        if not mine:
+            raise ValueError(f"request {request_id} is not running")
+        self._playing = [p for p in self._playing if p not in mine]
+        return Suspended(request=mine[0].request, state=mine)
+
+    def resume(self, suspended: Suspended) -> None:
+        """Go on with a request."""
+        self._playing += suspended.state
+
+    def increments(self) -> list[Increment]:
+        """Return what streaming requests got since the last call."""
+        increments, self._increments = self._increments, []
+        return increments
 
     def step(self) -> list[Finished]:
         """Play one token of every answer."""
@@ -85,6 +118,8 @@ class ScriptedBackend:
             if not playing.token_ids:
                 playing.oldest_version = self._version
             playing.token_ids.append(playing.answer[len(playing.token_ids)])
+            if playing.request.stream:
+                self._increments.append(self._increment(playing))
             if reason := self._stop_reason(playing):
                 finished.append(self._finish(playing, reason))
         self._statistics.sampled_tokens += len(self._playing)
@@ -116,16 +151,33 @@ class ScriptedBackend:
         budget = min(len(playing.answer), playing.request.sampling.max_new_tokens)
         return StopReason.LENGTH if played >= budget else None
 
+    def _increment(self, playing: _Playing) -> Increment:
+        return Increment(
+            request_id=playing.request.request_id,
+            member=playing.member,
+            token_ids=playing.token_ids[-1:],
+            logprobs=[0.0],
+            full_logprobs=[0.0],
+            top_logprobs=_certain(playing)[-1:] if playing.request.top_logprobs else None,
+        )
+
     def _finish(self, playing: _Playing, reason: StopReason) -> Finished:
         return Finished(
             request_id=playing.request.request_id,
             member=playing.member,
             token_ids=playing.token_ids,
             logprobs=[0.0] * len(playing.token_ids),
+            full_logprobs=[0.0] * len(playing.token_ids),
+            is_sampled=[True] * len(playing.token_ids),
+            top_logprobs=_certain(playing) if playing.request.top_logprobs else None,
             stop_reason=reason,
             oldest_version=playing.oldest_version,
             newest_version=self._version,
         )
+
+
+def _certain(playing: _Playing) -> list[TopLogprobs]:
+    return [[(token, 0.0)] for token in playing.token_ids]
 
 
 def script_from_file(

@@ -16,7 +16,16 @@ from torch.nn import functional as F
 from cispo.policy.hf import TransformersPolicy
 from cispo.types import PolicyVersion
 from cispo.weights.buckets import WeightBucket, apply_buckets
-from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
+from rollout.backends.base import (
+    EngineStatistics,
+    Finished,
+    Increment,
+    Request,
+    StopRules,
+    Suspended,
+    refuse_beyond,
+    refuse_features,
+)
 from rollout.sequences import Sequences
 
 
@@ -61,6 +70,7 @@ class TransformersBackend:
         )
         self._batches: list[_Batch] = []
         self._waiting: deque[tuple[Request, range]] = deque()
+        self._increments: list[Increment] = []
         self._version = PolicyVersion(0)
         self._statistics = EngineStatistics()
 
@@ -80,13 +90,8 @@ class TransformersBackend:
         Raises:
             ValueError: It exceeds the model's positions.
         """
-        longest = len(request.prompt) + request.sampling.max_new_tokens
-        limit = getattr(self._network.config, "max_position_embeddings", None)
-        if limit is not None and longest > limit:
-            raise ValueError(
-                f"task {request.task_id}: {len(request.prompt)} prompt tokens and max_new_tokens="
-                f"{request.sampling.max_new_tokens} exceed max_position_embeddings={limit}"
-            )
+        refuse_beyond(request, getattr(self._network.config, "max_position_embeddings", None))
+        refuse_features(request, "transformers", "stop", "max_thinking_tokens", "max_answer_tokens")
         count = len(request.seeds)
         for first in range(0, count, self._max_sequences):
             members = range(first, min(first + self._max_sequences, count))
@@ -96,6 +101,30 @@ class TransformersBackend:
         """Forget a request."""
         self._waiting = deque(w for w in self._waiting if w[0].request_id != request_id)
         self._batches = [b for b in self._batches if not b.sequences.rows_of(request_id)]
+        self._increments = [i for i in self._increments if i.request_id != request_id]
+
+    def increments(self) -> list[Increment]:
+        """Return what streaming requests got since the last call."""
+        live = [i for batch in self._batches for i in batch.sequences.increments()]
+        increments, self._increments = self._increments + live, []
+        return increments
+
+    def suspend(self, request_id: int) -> Suspended:
+        """Refuse: this engine cannot suspend.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"request {request_id}: rollout.backend=transformers cannot suspend")
+
+    def resume(self, suspended: Suspended) -> None:
+        """Refuse: this engine cannot suspend.
+
+        Raises:
+            ValueError: Always.
+        """
+        task = suspended.request.task_id
+        raise ValueError(f"task {task}: rollout.backend=transformers cannot resume")
 
     @torch.no_grad()
     def step(self) -> list[Finished]:
@@ -177,6 +206,7 @@ class TransformersBackend:
         self._statistics.sampled_tokens += sequences.num_active
         ended = sequences.draw(logits, self._version)
         finished = sequences.finished(ended, self._version)
+        self._increments += sequences.increments()
         if ended:
             order = torch.arange(sequences.num_active)
             target, source = sequences.retire(ended)

@@ -17,7 +17,15 @@ from typing import Any
 from cispo.errors import WeightSyncError
 from cispo.types import PolicyVersion, StopReason
 from cispo.weights.buckets import WeightBucket, export_checksum
-from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
+from rollout.backends.base import (
+    EngineStatistics,
+    Finished,
+    Increment,
+    Request,
+    StopRules,
+    Suspended,
+    refuse_features,
+)
 
 _LEARNER_PREFIX = "network."
 """What the learner's names of a transformers model's parameters begin with, and vLLM's do not."""
@@ -81,8 +89,17 @@ class VllmBackend:
         """Accept a request.
 
         Raises:
-            ValueError: vLLM refuses it.
+            ValueError: vLLM refuses it, or it asks for what is not passed on to vLLM.
         """
+        refuse_features(
+            request,
+            "vllm",
+            "stop",
+            "max_thinking_tokens",
+            "max_answer_tokens",
+            "stream",
+            "top_logprobs",
+        )
         for member, seed in enumerate(request.seeds):
             name = f"{request.request_id}/{member}"
             params = self._vllm.SamplingParams(
@@ -108,6 +125,27 @@ class VllmBackend:
         self._engine.abort_request(names)
         for name in names:
             del self._running[name]
+
+    def suspend(self, request_id: int) -> Suspended:
+        """Refuse: this engine cannot suspend.
+
+        Raises:
+            ValueError: Always.
+        """
+        raise ValueError(f"request {request_id}: rollout.backend=vllm cannot suspend")
+
+    def resume(self, suspended: Suspended) -> None:
+        """Refuse: this engine cannot suspend.
+
+        Raises:
+            ValueError: Always.
+        """
+        task = suspended.request.task_id
+        raise ValueError(f"task {task}: rollout.backend=vllm cannot resume")
+
+    def increments(self) -> list[Increment]:
+        """Return nothing: streaming requests are refused."""
+        return []
 
     def step(self) -> list[Finished]:
         """Let the engine take one step."""
@@ -171,6 +209,8 @@ class VllmBackend:
             member=running.member,
             token_ids=running.token_ids,
             logprobs=running.logprobs,
+            full_logprobs=running.logprobs,
+            is_sampled=[True] * len(running.token_ids),
             stop_reason=reason,
             oldest_version=running.oldest_version,
             newest_version=self._version,

@@ -149,6 +149,8 @@ def group(
     prompt: tuple[int, ...] = PROMPT,
     seeds: tuple[int, ...] = (1, 2, 3, 4),
     max_new_tokens: int = 30,
+    stream: bool = False,
+    top_logprobs: int = 0,
     **knobs: float,
 ) -> Request:
     return Request(
@@ -157,6 +159,8 @@ def group(
         prompt=prompt,
         seeds=seeds,
         sampling=SamplingParams(max_new_tokens=max_new_tokens, **knobs),
+        stream=stream,
+        top_logprobs=top_logprobs,
     )
 
 
@@ -237,6 +241,33 @@ def test_an_aborted_request_returns_nothing_more(subject: Subject) -> None:
     assert {key: f.token_ids for key, f in kept.items()} == {
         key: f.token_ids for key, f in expected.items()
     }
+
+
+def test_increments_add_up_to_what_streaming_members_sampled(subject: Subject) -> None:
+    backend = subject.make()
+    backend.start(group(0, stream=True, top_logprobs=2))
+    backend.start(group(1))
+    finished: list[Finished] = []
+    increments = []
+    while backend.num_active:
+        finished += backend.step() + backend.step()
+        increments += backend.increments()
+    assert {i.request_id for i in increments} == {0}
+    for member in (f for f in finished if f.request_id == 0):
+        mine = [i for i in increments if i.member == member.member]
+        assert [t for i in mine for t in i.token_ids] == member.token_ids
+        assert [p for i in mine for p in i.logprobs] == member.logprobs
+        assert [p for i in mine for p in i.full_logprobs] == member.full_logprobs
+        assert [c for i in mine for c in i.top_logprobs or ()] == member.top_logprobs
+    assert len(increments) > 4
+
+
+def test_nothing_of_an_aborted_request_is_streamed(subject: Subject) -> None:
+    backend = subject.make()
+    backend.start(group(0, stream=True, max_new_tokens=1))
+    backend.step()
+    backend.abort(0)
+    assert backend.increments() == []
 
 
 def test_versions_name_the_weights_of_the_first_and_the_last_token(subject: Subject) -> None:
@@ -340,6 +371,21 @@ def test_truncated_logprobs_are_renormalised_over_what_was_kept(
     for member in finished.values():
         logprobs = reference_logprobs(model_subject, PROMPT, member, seed=0, keep=keep)
         assert (torch.tensor(member.logprobs) - logprobs).abs().max() < 1e-4
+
+
+def test_the_likeliest_tokens_are_those_of_the_whole_distribution(model_subject: Subject) -> None:
+    finished = run(model_subject.make(), group(top_logprobs=3, top_k=1, temperature=0.5))
+    for member in finished.values():
+        logits = model_subject.logits([*PROMPT, *member.token_ids], 0)[len(PROMPT) - 1 : -1]
+        expected = (logits / 0.5).log_softmax(-1).topk(3)
+        assert member.top_logprobs is not None
+        tokens = torch.tensor([[token for token, _ in pairs] for pairs in member.top_logprobs])
+        logprobs = torch.tensor([[value for _, value in pairs] for pairs in member.top_logprobs])
+        assert tokens.tolist() == expected.indices.tolist()
+        assert (logprobs - expected.values).abs().max() < 1e-4
+        assert tokens[:, 0].tolist() == member.token_ids
+        assert (logprobs[:, 0] - torch.tensor(member.full_logprobs)).abs().max() < 1e-5
+        assert max(map(abs, member.logprobs)) == 0.0
 
 
 def test_new_prompts_see_nothing_of_the_old_weights(model_subject: Subject) -> None:
