@@ -1,24 +1,15 @@
 import pytest
 import torch
 
-from cispo.policy.lightning.checkpoint import released_tensors
 from cispo.policy.lightning.config import FULL, LINEAR
 from cispo.policy.lightning.decay import head_slopes, layer_slopes
+from tests.policy.models import actions, random_ids
+from tests.policy.reference import named_weights, reference_logits
 
 
-def _ids(count, seed=0):
-    return torch.randint(0, 96, (count,), generator=torch.Generator().manual_seed(seed))
-
-
-def _actions(ends):
-    mask = torch.ones(int(ends[-1]), dtype=torch.bool)
-    mask[ends[:-1].long()] = False
-    return mask
-
-
-def _reference_logprobs(lightning, model, ids):
+def _reference_logprobs(model, ids):
     with torch.no_grad():
-        logits = lightning.reference_logits(dict(released_tensors(model)), model.config, ids)
+        logits = reference_logits(named_weights(model.state_dict()), model.config, ids)
     logprobs = torch.log_softmax(logits[:-1], -1).gather(1, ids[1:].unsqueeze(1)).squeeze(1)
     return torch.cat((torch.zeros(1), logprobs))
 
@@ -33,58 +24,81 @@ def _decoded_logprobs(model, ids):
 @pytest.mark.parametrize("experts", [1, 3])
 def test_chunked_and_recurrent_forms_equal_float64_over_two_thousand_tokens(lightning, experts):
     model = lightning.model(num_local_experts=experts, num_experts_per_tok=min(experts, 2))
-    ids = _ids(2048)
+    ids = random_ids(2048)
     ends = torch.tensor([0, 2048], dtype=torch.int32)
-    expected = _reference_logprobs(lightning, model, ids)
+    expected = _reference_logprobs(model, ids)
     with torch.no_grad():
-        chunked = model(ids, ends, _actions(ends)).logprobs
+        chunked = model(ids, ends, actions(ends)).logprobs
         recurrent = _decoded_logprobs(model, ids)
     assert (chunked - expected).abs().max() <= 1e-4
     assert (recurrent - expected).abs().max() <= 1e-4
 
 
+@pytest.mark.parametrize(
+    "architecture",
+    [
+        {"num_local_experts": 1, "num_experts_per_tok": 1},
+        {"num_local_experts": 3},
+        {"num_local_experts": 12, "num_experts_per_tok": 3},
+        {"num_attention_heads": 6, "head_dim": 10, "rotary_dim": 4},
+    ],
+    ids=["dense", "three experts", "twelve experts", "six heads"],
+)
+@pytest.mark.parametrize("learns", [True, False])
+def test_logits_of_packed_ragged_sequences_equal_float64(lightning, architecture, learns):
+    model = lightning.model(seed=7, initializer_range=0.3, **architecture)
+    sequences = [random_ids(n, seed=n) for n in (1, 15, 16, 17, 2, 230, 64, 65, 128)]
+    ids, ends = lightning.pack(sequences)
+    with torch.set_grad_enabled(learns):
+        logits = model.logits(model.hidden(ids, ends)[0])
+    tensors = named_weights(model.state_dict())
+    expected = torch.cat([reference_logits(tensors, model.config, s) for s in sequences])
+    assert expected.std() > 1.0, "logits too small to show an error"
+    assert (logits - expected).abs().max() <= 1e-4
+
+
 def test_packed_sequences_equal_float64_one_by_one(lightning):
     model = lightning.model()
-    sequences = [_ids(n, seed=n) for n in (1, 16, 17, 2, 150, 64, 65, 700)]
+    sequences = [random_ids(n, seed=n) for n in (1, 16, 17, 2, 150, 64, 65, 700)]
     ids, ends = lightning.pack(sequences)
-    logprobs = model(ids, ends, _actions(ends)).logprobs
-    expected = torch.cat([_reference_logprobs(lightning, model, s) for s in sequences])
+    logprobs = model(ids, ends, actions(ends)).logprobs
+    expected = torch.cat([_reference_logprobs(model, s) for s in sequences])
     assert (logprobs - expected).abs().max() <= 1e-4
 
 
 def test_an_inference_forward_with_many_experts_equals_the_training_forward(lightning):
     for experts in (3, 10):
         model = lightning.model(num_local_experts=experts)
-        ids, ends = lightning.pack([_ids(40), _ids(30, seed=1)])
-        trained = model(ids, ends, _actions(ends)).logprobs
+        ids, ends = lightning.pack([random_ids(40), random_ids(30, seed=1)])
+        trained = model(ids, ends, actions(ends)).logprobs
         with torch.no_grad():
-            inferred = model(ids, ends, _actions(ends)).logprobs
+            inferred = model(ids, ends, actions(ends)).logprobs
         torch.testing.assert_close(inferred, trained, rtol=0, atol=1e-5)
 
 
 def test_no_gradient_and_no_value_leaks_between_packed_sequences(lightning):
     model = lightning.model(num_local_experts=1, num_experts_per_tok=1)
-    first, second, third = _ids(40), _ids(90, seed=1), _ids(33, seed=2)
+    first, second, third = random_ids(40), random_ids(90, seed=1), random_ids(33, seed=2)
     ids, ends = lightning.pack([first, second, third])
     embedded = model.model.embed_tokens.weight
-    scores = model(ids, ends, _actions(ends))
+    scores = model(ids, ends, actions(ends))
     (grad,) = torch.autograd.grad(scores.logprobs[40:130].sum(), embedded)
     untouched = sorted(set(range(96)) - set(second.tolist()))
     assert grad[untouched].abs().max() == 0
-    other, other_ends = lightning.pack([_ids(7, seed=8), second, _ids(80, seed=9)])
-    again = model(other, other_ends, _actions(other_ends)).logprobs[7:97]
+    other, other_ends = lightning.pack([random_ids(7, seed=8), second, random_ids(80, seed=9)])
+    again = model(other, other_ends, actions(other_ends)).logprobs[7:97]
     torch.testing.assert_close(again, scores.logprobs[40:130], rtol=0, atol=1e-5)
 
 
 def test_gradients_of_all_parameters_equal_finite_differences_of_the_float64_model(lightning):
     config = {"layer_types": (LINEAR, FULL), "num_hidden_layers": 2, "block_size": 4}
     model = lightning.model(seed=3, **config)
-    sequences = [_ids(11, seed=5), _ids(6, seed=6)]
+    sequences = [random_ids(11, seed=5), random_ids(6, seed=6)]
     ids, ends = lightning.pack(sequences)
-    model(ids, ends, _actions(ends)).logprobs.sum().backward()
+    model(ids, ends, actions(ends)).logprobs.sum().backward()
 
     def loss():
-        return sum(_reference_logprobs(lightning, model, s).sum() for s in sequences)
+        return sum(_reference_logprobs(model, s).sum() for s in sequences)
 
     generator = torch.Generator().manual_seed(0)
     for name, parameter in model.named_parameters():
@@ -103,7 +117,7 @@ def test_gradients_of_all_parameters_equal_finite_differences_of_the_float64_mod
 
 def test_prefill_hands_decoding_the_state_of_each_prompt(lightning):
     model = lightning.model()
-    prompts = [_ids(5), _ids(64, seed=1), _ids(40, seed=2)]
+    prompts = [random_ids(5), random_ids(64, seed=1), random_ids(40, seed=2)]
     ids, ends = lightning.pack(prompts)
     hidden, state = model.prefill(ids, ends)
     with torch.no_grad():
@@ -131,20 +145,20 @@ def test_a_prompt_of_one_token_can_be_prefilled_alone(lightning):
 @pytest.mark.parametrize("kinds", [(LINEAR, LINEAR), (FULL, FULL)])
 def test_models_of_one_kind_of_layer_work(lightning, kinds):
     model = lightning.model(layer_types=kinds, num_hidden_layers=2)
-    ids = _ids(80)
+    ids = random_ids(80)
     ends = torch.tensor([0, 80])
-    scores = model(ids, ends, _actions(ends))
-    expected = _reference_logprobs(lightning, model, ids)
+    scores = model(ids, ends, actions(ends))
+    expected = _reference_logprobs(model, ids)
     assert (scores.logprobs - expected).abs().max() <= 1e-4
     assert (_decoded_logprobs(model, ids) - expected).abs().max() <= 1e-4
 
 
 def test_bfloat16_weights_train_and_stay_near_float32(lightning):
     model = lightning.model()
-    ids, ends = lightning.pack([_ids(70), _ids(30, seed=1)])
-    exact = model(ids, ends, _actions(ends)).logprobs
+    ids, ends = lightning.pack([random_ids(70), random_ids(30, seed=1)])
+    exact = model(ids, ends, actions(ends)).logprobs
     rounded = model.to(torch.bfloat16)
-    scores = rounded(ids, ends, _actions(ends))
+    scores = rounded(ids, ends, actions(ends))
     (scores.logprobs.sum() + scores.aux_loss).backward()
     assert scores.logprobs.dtype == torch.float32
     assert (scores.logprobs - exact).abs().mean() < 0.02
