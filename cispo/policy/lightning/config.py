@@ -6,29 +6,37 @@ from typing import Any
 
 from cispo.config.require import require
 from cispo.errors import ConfigError
+from cispo.policy.lightning.decay import RELEASED, TRANSFORMERS
 
 LINEAR = "linear_attention"
 FULL = "full_attention"
 MODEL_TYPE = "minimax_m1"
 
-_RELEASED_NAMES = {
+_OUR_NAMES = {
+    "attn_type_list": "layer_types",
     "layernorm_full_attention_alpha": "full_attn_alpha_factor",
     "layernorm_full_attention_beta": "full_attn_beta_factor",
     "layernorm_linear_attention_alpha": "linear_attn_alpha_factor",
     "layernorm_linear_attention_beta": "linear_attn_beta_factor",
     "layernorm_mlp_alpha": "mlp_alpha_factor",
     "layernorm_mlp_beta": "mlp_beta_factor",
+    "cispo_slope_rule": "slope_rule",
 }
 """Names in the released checkpoint's config.json and ours, which are those of transformers."""
 
-_FIXED = {"hidden_act": "silu", "postnorm": True, "shared_intermediate_size": 0}
-"""Fields of the released config.json of which only one value is implemented."""
+_FIXED = {
+    "hidden_act": "silu",
+    "postnorm": True,
+    "shared_intermediate_size": 0,
+    "sliding_window": None,
+}
+"""Fields of config.json of which only one value is implemented."""
 
 _IGNORED = frozenset(
     {
         "architectures", "model_type", "auto_map", "torch_dtype", "dtype", "transformers_version",
         "bos_token_id", "eos_token_id", "pad_token_id", "use_cache", "attention_dropout",
-        "sliding_window", "output_router_logits", "router_jitter_noise", "shared_moe_mode",
+        "output_router_logits", "router_jitter_noise", "shared_moe_mode", "_name_or_path",
     }
 )  # fmt: skip
 """Fields of config.json that change nothing in this implementation."""
@@ -49,6 +57,7 @@ class LightningConfig:
         layer_types: One of `linear_attention` and `full_attention` a layer.
         rotary_dim: Leading dimensions of a head that the softmax layers rotate; even, at most D.
         rope_theta: Base of the rotary angles.
+        slope_rule: `released` or `transformers`: whose slopes the lightning layers forget by.
         num_local_experts: Experts a layer; 1 is a plain feed-forward layer without a router.
         num_experts_per_tok: Experts that a token passes through.
         full_attn_alpha_factor: Weight of the normalised input in a softmax layer's residual sum.
@@ -75,6 +84,7 @@ class LightningConfig:
     layer_types: tuple[str, ...]
     rotary_dim: int
     rope_theta: float = 10_000_000.0
+    slope_rule: str = RELEASED
     num_local_experts: int = 1
     num_experts_per_tok: int = 1
     full_attn_alpha_factor: float = 1.0
@@ -94,32 +104,39 @@ class LightningConfig:
         for key in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
                     "num_attention_heads", "num_key_value_heads", "head_dim", "block_size",
                     "num_local_experts", "max_position_embeddings"):  # fmt: skip
-            _require(getattr(self, key) >= 1, key, getattr(self, key), "must be >= 1")
-        _require(
+            value = getattr(self, key)
+            require(isinstance(value, int) and value >= 1, key, value, "must be a number >= 1")
+        require(
             self.num_attention_heads % self.num_key_value_heads == 0,
             "num_key_value_heads",
             self.num_key_value_heads,
             f"must divide num_attention_heads={self.num_attention_heads}",
         )
-        _require(
+        require(
             len(self.layer_types) == self.num_hidden_layers,
             "layer_types",
             list(self.layer_types),
             f"needs one entry for each of num_hidden_layers={self.num_hidden_layers}",
         )
-        _require(
+        require(
             set(self.layer_types) <= {LINEAR, FULL},
             "layer_types",
             list(self.layer_types),
             f"choose {LINEAR} or {FULL}",
         )
-        _require(
+        require(
             0 <= self.rotary_dim <= self.head_dim and self.rotary_dim % 2 == 0,
             "rotary_dim",
             self.rotary_dim,
             f"must be even and at most head_dim={self.head_dim}",
         )
-        _require(
+        require(
+            self.slope_rule in (RELEASED, TRANSFORMERS),
+            "slope_rule",
+            self.slope_rule,
+            f"choose {RELEASED} or {TRANSFORMERS}",
+        )
+        require(
             1 <= self.num_experts_per_tok <= self.num_local_experts,
             "num_experts_per_tok",
             self.num_experts_per_tok,
@@ -127,11 +144,18 @@ class LightningConfig:
         )
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "LightningConfig":
+    def from_dict(
+        cls, values: Mapping[str, Any], *, where: str = "policy.architecture."
+    ) -> "LightningConfig":
         """Read the fields of a config.json, in transformers' or in the released checkpoint's names.
 
+        Args:
+            values: The fields.
+            where: What an error puts before the field's name.
+
         Raises:
-            ConfigError: A field is missing, unknown, or has a value that is not implemented.
+            ConfigError: A field is missing, unknown, said twice in different ways, or has a value
+                that is not implemented.
         """
         ours: dict[str, Any] = {}
         known = {f.name for f in fields(cls)}
@@ -139,28 +163,31 @@ class LightningConfig:
             if key in _IGNORED:
                 continue
             if key in _FIXED:
-                _require(value == _FIXED[key], key, value, f"only {_FIXED[key]} is implemented")
-            elif key == "attn_type_list":
-                ours["layer_types"] = tuple(FULL if kind else LINEAR for kind in value)
-            elif key == "layer_types":
-                ours[key] = tuple(value)
-            elif (name := _RELEASED_NAMES.get(key, key)) in known:
-                ours[name] = value
-            else:
-                raise ConfigError(f"policy.architecture.{key}={value}: there is no such field")
+                only = f"only {_FIXED[key]} is implemented"
+                require(value == _FIXED[key], where + key, value, only)
+                continue
+            name = _OUR_NAMES.get(key, key)
+            if name not in known:
+                raise ConfigError(f"{where}{key}={value}: there is no such field")
+            if key == "attn_type_list":
+                value = [FULL if kind else LINEAR for kind in value]
+            value = tuple(value) if name == "layer_types" else value
+            require(ours.get(name, value) == value, where + key, value, "two fields contradict")
+            ours[name] = value
         required = {f.name for f in fields(cls) if f.default is MISSING}
         if missing := sorted(required - ours.keys()):
-            raise ConfigError(f"policy.architecture lacks {', '.join(missing)}")
-        return cls(**ours)
+            raise ConfigError(f"{where.rstrip('. :')} lacks {', '.join(missing)}")
+        try:
+            return cls(**ours)
+        except ConfigError as error:
+            raise ConfigError(f"{where}{error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Write the fields as the released checkpoint's config.json names them."""
-        theirs = {ours: released for released, ours in _RELEASED_NAMES.items()}
+        theirs = {ours: released for released, ours in _OUR_NAMES.items()}
         named = {theirs.get(f.name, f.name): getattr(self, f.name) for f in fields(self)}
-        named["attn_type_list"] = [int(kind == FULL) for kind in named.pop("layer_types")]
+        named["attn_type_list"] = [int(kind == FULL) for kind in self.layer_types]
+        if self.slope_rule == RELEASED:
+            del named[theirs["slope_rule"]]
         released = {"architectures": ["MiniMaxM1ForCausalLM"], "model_type": MODEL_TYPE}
         return {**released, **_FIXED, **named}
-
-
-def _require(condition: bool, key: str, value: object, advice: str) -> None:
-    require(condition, f"policy.architecture.{key}", value, advice)

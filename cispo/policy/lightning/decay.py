@@ -7,6 +7,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+RELEASED = "released"
+TRANSFORMERS = "transformers"
+"""Rules for the slopes: MiniMax's released code, and the model of that name in transformers."""
+
 
 def head_slopes(num_heads: int) -> list[float]:
     """ALiBi slopes 2^(-8 (h+1) / H), interpolated where H is not a power of two."""
@@ -17,9 +21,19 @@ def head_slopes(num_heads: int) -> list[float]:
     return slopes
 
 
-def layer_slopes(num_heads: int, *, layer: int, num_layers: int) -> tuple[float, ...]:
-    """Slopes s of one layer's heads: ALiBi's times 1 - l/(L-1) + 1e-5; deep layers forget less."""
-    factor = 1.0 - layer / max(num_layers - 1, 1) + 1e-5
+def layer_slopes(
+    num_heads: int, *, layer: int, num_layers: int, rule: str = RELEASED
+) -> tuple[float, ...]:
+    """Slopes s of one layer's heads: ALiBi's times 1 - l/(L-1) + 1e-5; deep layers forget less.
+
+    The rule of transformers divides by L - 1 + 1e-5, which is up to twice the last layer's slope
+    and nothing to speak of elsewhere, and takes 2^(-8 (h+1) / H) for any number of heads H.
+    """
+    last = max(num_layers - 1, 1)
+    if rule == TRANSFORMERS:
+        factor = 1.0 - layer / (last + 1e-5) + 1e-5
+        return tuple(2.0 ** (-8.0 * (h + 1) / num_heads) * factor for h in range(num_heads))
+    factor = 1.0 - layer / last + 1e-5
     return tuple(slope * factor for slope in head_slopes(num_heads))
 
 

@@ -25,7 +25,12 @@ class LightningAttention(nn.Module):
         self.output_gate = nn.Linear(width, inner, bias=False)
         self.norm = GatedRmsNorm(inner, eps=_INNER_NORM_EPS)
         self.out_proj = nn.Linear(inner, width, bias=False)
-        self.slopes = layer_slopes(self.num_heads, layer=layer, num_layers=config.num_hidden_layers)
+        self.slopes = layer_slopes(
+            self.num_heads,
+            layer=layer,
+            num_layers=config.num_hidden_layers,
+            rule=config.slope_rule,
+        )
 
     def forward(
         self, x: Tensor, layout: ChunkLayout, *, return_state: bool = False
