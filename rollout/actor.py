@@ -13,6 +13,7 @@ from cispo.seeding import stream_seed
 from cispo.types import PolicyVersion, Rollout, StopReason, Task
 from rollout.backends.base import EngineStatistics, Finished, Request, SamplingParams
 from rollout.driver import Engine, EngineDriver
+from rollout.text import before_stop
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
@@ -77,14 +78,14 @@ class RolloutActor:
 
 def _rollout(request: Request, member: Finished, tokenizer: Any) -> Rollout:
     ended = member.stop_reason is StopReason.END_OF_TURN
-    answer = list(member.token_ids[:-1] if ended else member.token_ids)
-    num_prompt, num_sampled = len(request.prompt), len(member.token_ids)
+    answer = decode(tokenizer, member.token_ids[:-1] if ended else member.token_ids)
+    num_prompt = len(request.prompt)
     return Rollout(
         task_id=request.task_id,
         token_ids=(*request.prompt, *member.token_ids),
-        action_mask=(False,) * num_prompt + (True,) * num_sampled,
+        action_mask=(False,) * num_prompt + tuple(member.is_sampled),
         behaviour_logprobs=(0.0,) * num_prompt + tuple(member.logprobs),
-        text=decode(tokenizer, answer),
+        text=before_stop(answer, request.sampling.stop),
         stop_reason=member.stop_reason,
         oldest_version=member.oldest_version,
         newest_version=member.newest_version,

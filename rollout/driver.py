@@ -7,15 +7,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from cispo.types import PolicyVersion
-from rollout.backends.base import Backend, EngineStatistics, Finished, Request
+from rollout.backends.base import Backend, EngineStatistics, Finished, Increment, Request
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
 
 T = TypeVar("T")
+
+Event: TypeAlias = Increment | Finished
+"""What becomes of a request: tokens of a member, where it streams, and a member's end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +48,12 @@ class _Running:
 
     Attributes:
         inbox: Where its caller reads.
+        is_streaming: Whether its caller wants tokens while they are sampled.
         remaining: Members that have not finished.
     """
 
-    inbox: asyncio.Queue[Finished | Exception]
+    inbox: asyncio.Queue[Event | Exception]
+    is_streaming: bool
     remaining: int
 
 
@@ -101,11 +106,11 @@ class EngineDriver:
             Exception: Whatever broke a step of the engine.
         """
         async with self.open(request) as events:
-            finished = [event async for event in events]
+            finished = [event async for event in events if isinstance(event, Finished)]
         return sorted(finished, key=lambda member: member.member)
 
     @asynccontextmanager
-    async def open(self, *requests: Request) -> AsyncIterator[AsyncIterator[Finished]]:
+    async def open(self, *requests: Request) -> AsyncIterator[AsyncIterator[Event]]:
         """Run requests together; what is left of them when the caller leaves is aborted.
 
         Yields:
@@ -115,7 +120,7 @@ class EngineDriver:
         Raises:
             ValueError: A request can never be served.
         """
-        inbox: asyncio.Queue[Finished | Exception] = asyncio.Queue()
+        inbox: asyncio.Queue[Event | Exception] = asyncio.Queue()
         try:
             for request in requests:
                 await self._start(request, inbox)
@@ -143,35 +148,38 @@ class EngineDriver:
         """Let the engine's thread end."""
         self._thread.shutdown(wait=False)
 
-    async def _start(self, request: Request, inbox: asyncio.Queue[Finished | Exception]) -> None:
-        self._running[request.request_id] = _Running(inbox, len(request.seeds))
+    async def _start(self, request: Request, inbox: asyncio.Queue[Event | Exception]) -> None:
+        self._running[request.request_id] = _Running(inbox, request.stream, len(request.seeds))
         await self._job(self._backend.start, request)
         if self._stepping is None or self._stepping.done():
             self._stepping = asyncio.create_task(self._step_while_running())
 
     async def _step_while_running(self) -> None:
         while self._running:
+            is_streaming = any(running.is_streaming for running in self._running.values())
             try:
-                events = await self._job(self._advance)
+                events = await self._job(self._advance, is_streaming)
             except Exception as error:  # whatever broke, those who wait must hear of it
                 await self._fail_all(error)
             else:
                 for event in events:
                     self._deliver(event)
 
-    def _advance(self) -> list[Finished]:
+    def _advance(self, is_streaming: bool) -> list[Event]:
         """Step until there is something to tell or another job waits; in the engine's thread."""
         while True:
-            events = self._backend.step()
+            finished = self._backend.step()
+            increments = self._backend.increments() if is_streaming else []
+            events: list[Event] = [*increments, *finished]
             if events or self._num_jobs > 1 or not self._backend.num_active:
                 return events
 
-    def _deliver(self, event: Finished) -> None:
+    def _deliver(self, event: Event) -> None:
         running = self._running.get(event.request_id)
         if running is None:  # its caller left during the step
             return
         running.inbox.put_nowait(event)
-        running.remaining -= 1
+        running.remaining -= isinstance(event, Finished)
         if running.remaining == 0:
             del self._running[event.request_id]
 
@@ -191,13 +199,11 @@ class EngineDriver:
             self._num_jobs -= 1
 
 
-async def _events(
-    inbox: asyncio.Queue[Finished | Exception], *, count: int
-) -> AsyncIterator[Finished]:
+async def _events(inbox: asyncio.Queue[Event | Exception], *, count: int) -> AsyncIterator[Event]:
     """Read until `count` members have finished."""
     while count:
         event = await inbox.get()
         if isinstance(event, Exception):
             raise event
-        count -= 1
+        count -= isinstance(event, Finished)
         yield event

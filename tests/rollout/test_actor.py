@@ -12,7 +12,14 @@ from cispo.policy.chat import stop_token_ids
 from cispo.policy.load import bundled_tokenizer, load_tokenizer
 from cispo.types import Message, PolicyVersion, Rollout, StopReason, Task
 from rollout.actor import RolloutActor
-from rollout.backends.base import EngineStatistics, Finished, Request, StopRules
+from rollout.backends.base import (
+    EngineStatistics,
+    Finished,
+    Increment,
+    Request,
+    StopRules,
+    Suspended,
+)
 from rollout.backends.scripted import ScriptedBackend
 from rollout.driver import Engine
 from rollout.engines import build_engine
@@ -109,6 +116,15 @@ class BrokenBackend:
             raise DivergedError("task a: logits are not finite")
         return []
 
+    def increments(self) -> list[Increment]:
+        return []
+
+    def suspend(self, request_id: int) -> Suspended:
+        raise ValueError("cannot suspend")
+
+    def resume(self, suspended: Suspended) -> None:
+        raise ValueError("cannot suspend")
+
     def load_weights(self, version: PolicyVersion, buckets: object) -> str:
         return ""
 
@@ -141,3 +157,53 @@ async def test_a_caller_who_leaves_frees_the_rows() -> None:
     with pytest.raises(asyncio.CancelledError):
         await leaving
     assert backend.num_active == 0
+
+
+class OneAnswerBackend(BrokenBackend):
+    """Ends every request in its first step with one given answer."""
+
+    def __init__(self, answer: list[int], is_sampled: list[bool], reason: StopReason) -> None:
+        super().__init__()
+        self.answer, self.is_sampled, self.reason = answer, is_sampled, reason
+
+    def step(self) -> list[Finished]:
+        requests, self.requests = self.requests, []
+        nothing = [0.0] * len(self.answer)
+        return [
+            Finished(
+                request_id=request.request_id,
+                member=0,
+                token_ids=self.answer,
+                logprobs=nothing,
+                full_logprobs=nothing,
+                is_sampled=self.is_sampled,
+                stop_reason=self.reason,
+                oldest_version=PolicyVersion(1),
+                newest_version=PolicyVersion(1),
+            )
+            for request in requests
+        ]
+
+
+async def answered(answer: str, sampling: SamplingConfig, reason: StopReason) -> Rollout:
+    tokenizer = load_tokenizer(str(bundled_tokenizer("bpe1024")))
+    ids = tokenizer.encode(answer, add_special_tokens=False)
+    is_sampled = [token != tokenizer.convert_tokens_to_ids("</think>") for token in ids]
+    backend = OneAnswerBackend(ids, is_sampled, reason)
+    actor = RolloutActor("it", lambda: Engine(backend, tokenizer))
+    await actor.start()
+    (rollout,) = await actor.sample(task(), 1, seed=1, sampling=sampling)
+    assert tokenizer.decode(rollout.token_ids[-len(ids) :]) == answer
+    return rollout
+
+
+async def test_a_token_that_the_engine_forced_is_no_action() -> None:
+    rollout = await answered("<think>a</think>b", SAMPLING, StopReason.LENGTH)
+    assert rollout.text == "<think>a</think>b"
+    assert list(rollout.action_mask[-4:]) == [True, True, False, True]
+
+
+async def test_the_answer_is_what_stands_before_a_stop_text() -> None:
+    sampling = SamplingConfig(max_new_tokens=50, stop=["STOP", "}}"])
+    rollout = await answered("{a}} b STOP", sampling, StopReason.STOP_STRING)
+    assert rollout.text == "{a"
