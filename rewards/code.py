@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cispo.types import Ungraded
-from rewards.truth import BadTruthError, truth_field
+from rewards.code_tests import CodeTests, code_tests
+from rewards.truth import BadTruthError
 from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox
 
 _DRIVER = Path(__file__).with_name("driver.py").read_bytes()
+_VALUES = Path(__file__).with_name("values.py").read_bytes()
 _FRAME = re.compile(rb"(\d{1,6}) (-?\d{1,4}) (\d{1,9})\n")
 _FRAME_BYTES = 32
 _ATTEMPTS = 2
@@ -45,21 +47,20 @@ class CodeGrader:
 
         Args:
             source: The program.
-            truth: `{"tests": [{"stdin": text, "stdout": text}, ...]}`.
+            truth: See `rewards.code_tests.code_tests`.
         """
         try:
-            tests = _tests(truth)
+            tests = code_tests(truth)
         except BadTruthError as error:
             return Ungraded(cause=f"code: {error}")
         encoded = source.encode(errors="replace")
         if not encoded.strip() or len(encoded) > _SOURCE_BYTES:
             return {"correct": 0.0, "passed_fraction": 0.0}
-        expected = [stdout for _, stdout in tests]
-        limits = self._limits_for(expected)
+        limits = self._limits_for(tests)
         program = Program(
-            argv=("python3", "-I", "-S", "driver.py", str(limits.output_bytes)),
-            stdin=_frames([encoded, *(stdin.encode() for stdin, _ in tests)]),
-            files={"driver.py": _DRIVER},
+            argv=("python3", "-I", "-S", "driver.py", str(limits.output_bytes), tests.function),
+            stdin=_frames([encoded, *tests.inputs]),
+            files={"driver.py": _DRIVER, "values.py": _VALUES},
         )
         for _ in range(_ATTEMPTS):
             async with self._slots:
@@ -70,24 +71,20 @@ class CodeGrader:
         if result.outcome is Outcome.LOST:
             reason = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             return Ungraded(cause=f"code: the sandbox was lost {reason}")
+        num_tests = len(tests.inputs)
         num_passed = sum(
-            index in runs and passes(runs[index], stdout) for index, stdout in enumerate(expected)
+            index in runs and runs[index][0] == 0 and tests.expects(index, runs[index][1])
+            for index in range(num_tests)
         )
-        fraction = num_passed / len(tests)
-        return {"correct": float(num_passed == len(tests)), "passed_fraction": fraction}
+        fraction = num_passed / num_tests
+        return {"correct": float(num_passed == num_tests), "passed_fraction": fraction}
 
-    def _limits_for(self, expected: Sequence[str]) -> Limits:
-        """Leave room for the longest right answer."""
-        needed = sum(2 * len(stdout.encode()) + _FRAME_BYTES for stdout in expected)
+    def _limits_for(self, tests: CodeTests) -> Limits:
+        """Leave room for the longest right answers."""
+        needed = tests.output_bytes + _FRAME_BYTES * len(tests.inputs)
         return dataclasses.replace(
             self._limits, output_bytes=max(self._limits.output_bytes, needed)
         )
-
-
-def passes(run: Run, expected: str) -> bool:
-    """Whether a test exited with 0 and printed what was expected, but for spaces at line ends."""
-    exit_code, output = run
-    return exit_code == 0 and _lines(output.decode(errors="replace")) == _lines(expected)
 
 
 def read_runs(stdout: bytes) -> dict[int, Run]:
@@ -103,10 +100,6 @@ def read_runs(stdout: bytes) -> dict[int, Run]:
     return runs
 
 
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
-
-
 def _was_killed(result: ExecResult, runs: Mapping[int, Run]) -> bool:
     if result.outcome is Outcome.EXITED:
         killed = result.exit_code == 128 + signal.SIGKILL
@@ -116,12 +109,3 @@ def _was_killed(result: ExecResult, runs: Mapping[int, Run]) -> bool:
 
 def _frames(contents: Sequence[bytes]) -> bytes:
     return b"".join(b"%d\n" % len(content) + content for content in contents)
-
-
-def _tests(truth: Mapping[str, Any]) -> list[tuple[str, str]]:
-    tests = truth_field(truth, "tests", list)
-    if not tests:
-        raise BadTruthError("truth['tests'] is empty")
-    if not all(isinstance(test, dict) for test in tests):
-        raise BadTruthError("truth['tests'] holds something else than objects")
-    return [(truth_field(test, "stdin", str), truth_field(test, "stdout", str)) for test in tests]

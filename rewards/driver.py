@@ -1,9 +1,11 @@
 """Runs a program once a test, inside the sandbox; whoever reads its output trusts nothing here.
 
 Standard input holds frames: a decimal length, a newline, that many bytes. The first frame is the
-program, each further one the standard input of a test. For each test a line `index status length`
-goes out, then the output; status is that of `waitpid`, turned into an exit code. The expected
-outputs are not here.
+program, each further one is a test: its standard input, or the arguments of a call. For each test a
+line `index status length` goes out, then what it printed, or the call's result as JSON; status is
+that of `waitpid`, turned into an exit code. What is expected is not here.
+
+Arguments: the most bytes of one output, and the function that is called, empty for none.
 
 A test runs in a fork of this process, in which the program is compiled already. This file is never
 imported by the reward worker: its source is sent into the sandbox.
@@ -27,14 +29,32 @@ def read_frames() -> list[bytes]:
     return frames
 
 
-def run(compiled: types.CodeType) -> None:
-    """Run the program as `__main__`; standard input and output are in place."""
+def run(compiled: types.CodeType, name: str) -> types.ModuleType:
+    """Run the program as a module; standard input and output are in place."""
     builtins.exit = builtins.quit = sys.exit  # type: ignore[assignment]
-    main = types.ModuleType("__main__")
-    main.__file__ = "/tmp/program.py"
-    sys.modules["__main__"] = main
+    module = types.ModuleType(name)
+    module.__file__ = "/tmp/program.py"
+    sys.modules[name] = module
     sys.argv = ["program.py"]
-    exec(compiled, main.__dict__)
+    exec(compiled, module.__dict__)
+    return module
+
+
+def call(compiled: types.CodeType, function: str, arguments: bytes, result: int) -> None:
+    """Call a function, or a method of a new object, and write its result as JSON."""
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import json
+
+    values = __import__("values")
+    given = json.loads(arguments)
+    target: object = run(compiled, "program")
+    for part in function.split("."):
+        target = getattr(target() if isinstance(target, type) else target, part)
+    assert callable(target)
+    args = [values.decode(value) for value in given["args"]]
+    returned = target(*args, **{key: values.decode(v) for key, v in given["kwargs"].items()})
+    with open(result, "w") as stream:
+        json.dump(values.encode(returned), stream)
 
 
 def leave() -> None:
@@ -50,6 +70,17 @@ def leave() -> None:
     os._exit(0)
 
 
+def child_call(compiled: types.CodeType, function: str, arguments: bytes, result: int) -> None:
+    """Run one call and leave; what it prints goes nowhere."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    os.dup2(nowhere, 0)
+    os.dup2(nowhere, 1)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    call(compiled, function, arguments, result)
+    os._exit(0)
+
+
 def child(compiled: types.CodeType, stdin: bytes, stdout: int) -> None:
     """Run one test and leave; returns only by an exception."""
     source = os.memfd_create("stdin")
@@ -61,7 +92,7 @@ def child(compiled: types.CodeType, stdin: bytes, stdout: int) -> None:
     os.close(stdout)
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
-    run(compiled)
+    run(compiled, "__main__")
     leave()
 
 
@@ -84,16 +115,18 @@ def report(index: int, status: int, output: bytes) -> None:
 
 def drive() -> None:
     """Run the tests, up to one that uses up its processor time or writes too much."""
-    max_bytes = int(sys.argv[1])
+    max_bytes, function = int(sys.argv[1]), sys.argv[2]
     source, *inputs = read_frames()
     compiled = compile(source, "/tmp/program.py", "exec")
     gc.freeze()
-    for index, stdin in enumerate(inputs):
+    for index, test in enumerate(inputs):
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
             os.close(read_end)
-            child(compiled, stdin, write_end)
+            if function:
+                child_call(compiled, function, test, write_end)
+            child(compiled, test, write_end)
         os.close(write_end)
         output = collect(read_end, max_bytes)
         os.close(read_end)
