@@ -19,6 +19,7 @@ class ChunkLayout:
 
     Attributes:
         block: C.
+        starts: [S + 1] int64 boundaries of the sequences.
         num_sequences: S, empty ones included.
         counts: Sequences that reach chunk c, descending.
         order: [A] sequence of each row of chunk 0; empty sequences have none.
@@ -30,6 +31,7 @@ class ChunkLayout:
     """
 
     block: int
+    starts: Tensor
     num_sequences: int
     counts: tuple[int, ...]
     order: Tensor
@@ -81,6 +83,7 @@ def chunk_layout(cu_seqlens: Tensor, *, block: int, num_heads: int) -> ChunkLayo
     last_rows = offsets[sorted_chunks - 1] + torch.arange(len(order), device=device)
     return ChunkLayout(
         block=block,
+        starts=starts,
         num_sequences=len(lengths),
         counts=tuple(counts_tensor.tolist()),
         order=order,

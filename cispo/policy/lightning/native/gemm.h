@@ -44,33 +44,25 @@ struct Tile {
     static constexpr int rows = M, columns = N * kLanes;
     Vector sum[M][N];
 
-    void zero() {
+    // body(vector, row, column) for each vector of sums
+    template <class Body>
+    __attribute__((always_inline)) void each(const Body& body) {
 #pragma GCC unroll 8
         for (int m = 0; m < M; ++m)
 #pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) sum[m][n] = Vector{};
+            for (int n = 0; n < N; ++n) body(sum[m][n], m, n * kLanes);
+    }
+
+    void zero() {
+        each([](Vector& v, int, int) { v = Vector{}; });
     }
 
     void load(const float* c, ptrdiff_t c_row) {
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) sum[m][n] = cispo::load(c + m * c_row + n * kLanes);
+        each([=](Vector& v, int m, int n) { v = cispo::load(c + m * c_row + n); });
     }
 
-    void store(float* c, ptrdiff_t c_row) const {
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) cispo::store(c + m * c_row + n * kLanes, sum[m][n]);
-    }
-
-    // row m times factor[m]
-    void scale(const float* factor) {
-#pragma GCC unroll 8
-        for (int m = 0; m < M; ++m)
-#pragma GCC unroll 8
-            for (int n = 0; n < N; ++n) sum[m][n] *= factor[m];
+    void store(float* c, ptrdiff_t c_row) {
+        each([=](Vector& v, int m, int n) { cispo::store(c + m * c_row + n, v); });
     }
 
     __attribute__((always_inline)) void multiply(ptrdiff_t K, const float* a, ptrdiff_t a_row,
