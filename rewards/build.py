@@ -2,18 +2,20 @@
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-from cispo.config import RewardConfig, SandboxConfig
+from cispo.config import JudgeConfig, RewardConfig, SandboxConfig
 from cispo.errors import ConfigError
 from cispo.types import Rollout, Task, Verdict
 from rewards.code import CodeGrader
+from rewards.endpoint import ChatEndpoint
 from rewards.grade import GradingVerifier, Judge, Shaping, code_judge, logic_judge, math_judge
 from rewards.grader_process import GraderProcess
+from rewards.judge import GenerativeJudge
 from rewards.shaping import KNOWN_PARTS
 from sandboxes.base import Limits
 from sandboxes.bubblewrap import BubblewrapSandbox
 
 _IN_PROCESS = ("math", "logic")
-_VERIFIERS = frozenset({*_IN_PROCESS, "code"})
+_VERIFIERS = frozenset({*_IN_PROCESS, "code", "judge"})
 
 
 def known_verifiers() -> frozenset[str]:
@@ -91,12 +93,33 @@ def build_verifier(
             CodeGrader(jails, limits, max_concurrent=sandbox.max_concurrent)
         )
         starts.append(jails.probe)
+    if "judge" in reward.verifiers:
+        judge = _judge(reward.judge)
+        judges["judge"] = judge.judge
+        closes.append(judge.close)
     shaping = Shaping(
         weights=reward.weights,
         max_tokens=max_new_tokens,
         overlong_cache_tokens=reward.overlong_cache_tokens,
     )
     return BuiltVerifier(GradingVerifier(judges, shaping), starts=starts, closes=closes)
+
+
+def _judge(judge: JudgeConfig) -> GenerativeJudge:
+    if judge.url is None:
+        raise ConfigError("reward.judge.url=null: the verifier 'judge' needs a model's address")
+    endpoint = ChatEndpoint(
+        judge.url,
+        judge.model,
+        api_key_variable=judge.api_key_variable,
+        max_attempts=judge.max_attempts,
+        max_calls=judge.max_calls,
+        max_concurrent=judge.max_concurrent,
+        deadline_seconds=judge.deadline_seconds,
+    )
+    return GenerativeJudge(
+        endpoint, max_answer_characters=judge.max_answer_characters, max_tokens=judge.max_tokens
+    )
 
 
 def check_reward(reward: RewardConfig, *, max_new_tokens: int) -> None:

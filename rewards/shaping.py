@@ -4,8 +4,11 @@ from collections.abc import Mapping
 
 from rewards.extract import has_form
 
-KNOWN_PARTS = frozenset({"correct", "format", "overlong", "score", "passed_fraction"})
-"""Parts that may have a weight; `score` is of logic, `passed_fraction` of code."""
+KNOWN_PARTS = frozenset(
+    {"correct", "format", "overlong", "score", "passed_fraction", "grade", "preference"}
+)
+"""Parts that may have a weight; `score` is of logic, `passed_fraction` of code, `grade` and
+`preference` are of the judge."""
 
 
 def format_part(text: str) -> float:

@@ -6,6 +6,7 @@ fail to compose them.
 """
 
 from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig, SandboxConfig
+from cispo.config.judge import JudgeConfig
 from cispo.config.learner import LearnerConfig, OptimizerConfig
 from cispo.config.objective import AdvantageKind, ObjectiveConfig, ObjectiveKind, TokenWeighting
 from cispo.config.policy import PolicyConfig, SamplingConfig
@@ -16,6 +17,7 @@ __all__ = [
     "AdvantageKind",
     "ClusterConfig",
     "EvaluationConfig",
+    "JudgeConfig",
     "LearnerConfig",
     "ObjectiveConfig",
     "ObjectiveKind",

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from cispo.config.judge import JudgeConfig
 from cispo.config.policy import SamplingConfig
 from cispo.config.require import require
 
@@ -61,6 +62,7 @@ class RewardConfig:
         overlong_cache_tokens: Length of DAPO's linear over-length penalty before the budget's end.
         max_ungraded_fraction: The run stops when more verdicts of an iteration than this are
             `Ungraded`.
+        judge: The model behind the verifier `judge`.
     """
 
     num_workers: int = 1
@@ -71,6 +73,7 @@ class RewardConfig:
     max_attempts: int = 3
     overlong_cache_tokens: int = 0
     max_ungraded_fraction: float = 0.5
+    judge: JudgeConfig = field(default_factory=JudgeConfig)
 
     def __post_init__(self) -> None:
         require(self.num_workers >= 1, "reward.num_workers", self.num_workers, "must be >= 1")
@@ -85,6 +88,12 @@ class RewardConfig:
             "reward.weights",
             self.weights,
             "'correct' needs a weight, or nothing rewards a right answer",
+        )
+        require(
+            "judge" not in self.verifiers or self.judge.url is not None,
+            "reward.judge.url",
+            self.judge.url,
+            "the verifier 'judge' needs the address of a model",
         )
 
 

@@ -1,0 +1,130 @@
+"""A chat model behind an OpenAI-compatible endpoint, with retries and a budget of calls."""
+
+import asyncio
+import os
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+
+from cispo.errors import ConfigError
+
+_RETRIED = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_FIRST_PAUSE_SECONDS = 0.5
+
+
+class EndpointError(Exception):
+    """The endpoint gave no answer: an outage, a refusal or an exhausted budget."""
+
+
+@dataclass(slots=True, kw_only=True)
+class EndpointUse:
+    """What has been asked so far.
+
+    Attributes:
+        calls: Requests sent, retries included.
+        retries: Of them, those that repeated another.
+        failures: Questions that got no answer.
+    """
+
+    calls: int = 0
+    retries: int = 0
+    failures: int = 0
+
+
+class ChatEndpoint:
+    """Asks one model, a few questions at a time.
+
+    Args:
+        url: Base address, for example `http://host:8000/v1`.
+        model: Name that the endpoint serves.
+        api_key_variable: Environment variable with the key; empty sends none.
+        max_attempts: Requests for one question.
+        max_calls: Requests in all, 0 for no bound; beyond, nothing is asked any more.
+        max_concurrent: Requests at once.
+        deadline_seconds: Wall time of one request.
+
+    Raises:
+        ConfigError: The environment variable is not set.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model: str,
+        *,
+        api_key_variable: str,
+        max_attempts: int,
+        max_calls: int,
+        max_concurrent: int,
+        deadline_seconds: float,
+    ) -> None:
+        if api_key_variable and api_key_variable not in os.environ:
+            raise ConfigError(
+                f"reward.judge.api_key_variable={api_key_variable}: this environment variable is "
+                "not set; export it where the reward workers start, or leave the key empty"
+            )
+        key = os.environ.get(api_key_variable, "")
+        self._headers = {"Authorization": f"Bearer {key}"} if key else {}
+        self._url = url.rstrip("/") + "/chat/completions"
+        self._model = model
+        self._max_attempts = max_attempts
+        self._max_calls = max_calls
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._timeout = aiohttp.ClientTimeout(total=deadline_seconds)
+        self._session: aiohttp.ClientSession | None = None
+        self.use = EndpointUse()
+
+    async def ask(self, messages: Sequence[Mapping[str, str]], *, max_tokens: int) -> str:
+        """Return the model's answer at temperature 0.
+
+        Raises:
+            EndpointError: There is none, after all attempts or because the budget is used up.
+        """
+        body = {
+            "model": self._model,
+            "messages": list(messages),
+            "temperature": 0.0,
+            "max_tokens": max_tokens,
+        }
+        cause = ""
+        async with self._slots:
+            for attempt in range(self._max_attempts):
+                if attempt:
+                    self.use.retries += 1
+                    await asyncio.sleep(_FIRST_PAUSE_SECONDS * 2**attempt * random.uniform(0.5, 1))
+                if 0 < self._max_calls <= self.use.calls:
+                    cause = f"reward.judge.max_calls={self._max_calls} are used up"
+                    break
+                self.use.calls += 1
+                try:
+                    return await self._post(body)
+                except (aiohttp.ClientError, TimeoutError) as error:
+                    cause = f"{type(error).__name__}: {error}"
+                    if isinstance(error, aiohttp.ClientResponseError) and not _may_retry(error):
+                        break
+        self.use.failures += 1
+        raise EndpointError(f"{self._url}: {cause}")
+
+    async def close(self) -> None:
+        """Close its connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def _post(self, body: Mapping[str, Any]) -> str:
+        if self._session is None:
+            self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
+        async with self._session.post(self._url, json=body) as response:
+            response.raise_for_status()
+            answer = await response.json()
+        try:
+            content = answer["choices"][0]["message"]["content"]
+        except (KeyError, IndexError, TypeError) as error:
+            raise aiohttp.ClientPayloadError(f"no answer in {str(answer)[:200]}") from error
+        return content or ""
+
+
+def _may_retry(error: aiohttp.ClientResponseError) -> bool:
+    return error.status in _RETRIED
