@@ -18,6 +18,7 @@ from cispo.policy.lightning.checkpoint import (
 )
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.model import LightningModel
+from cispo.policy.whole_folder import whole_folder
 
 _BUNDLED = Path(__file__).parent / "tokenizers"
 
@@ -80,16 +81,19 @@ def new_lightning_policy(
 
 
 def save_policy(policy: Policy, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    """Write a folder that `load_policy` and `load_tokenizer` read back exactly."""
-    folder.mkdir(parents=True, exist_ok=True)
-    match policy:
-        case LightningModel():
-            save_lightning(policy, folder)
-        case TransformersPolicy():
-            save_transformers(policy, folder)
-        case _:
-            raise TypeError(f"cannot save a {type(policy).__name__}")
-    tokenizer.save_pretrained(folder)
+    """Write a folder that `load_policy` and `load_tokenizer` read back exactly, all or nothing.
+
+    What was in the folder before is gone afterwards.
+    """
+    with whole_folder(folder) as unfinished:
+        match policy:
+            case LightningModel():
+                save_lightning(policy, unfinished)
+            case TransformersPolicy():
+                save_transformers(policy, unfinished)
+            case _:
+                raise TypeError(f"cannot save a {type(policy).__name__}")
+        tokenizer.save_pretrained(unfinished)
 
 
 def bundled_tokenizer(name: str) -> Path:

@@ -1,61 +1,60 @@
-"""Folders of lightning models: config.json and safetensors with the released checkpoint's names."""
+"""Lightning models from and to folders, in the released checkpoint's layout or in transformers'."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from cispo.errors import ConfigError
-from cispo.policy.lightning.config import MODEL_TYPE, LightningConfig
+from cispo.policy.lightning.config import LightningConfig
+from cispo.policy.lightning.formats.config_json import MODEL_TYPES
+from cispo.policy.lightning.formats.convert import write_model
+from cispo.policy.lightning.formats.layouts import Layout
+from cispo.policy.lightning.formats.parts import in_memory
+from cispo.policy.lightning.formats.stored import CONFIG, open_model, read_fields
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.moe import Router
 
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
 
+def save_lightning(
+    model: LightningModel,
+    folder: Path,
+    *,
+    layout: Layout = Layout.RELEASED,
+    allow_other_logits: bool = False,
+) -> None:
+    """Write config.json and weights into a new folder; `load_lightning` reads back the same bits.
 
-def save_lightning(model: LightningModel, folder: Path) -> None:
-    """Write config.json and model.safetensors; `load_lightning` reads back the same bits."""
+    Raises:
+        ConfigError: The layout's software would compute other logits; see `write_model`.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    config = {**model.config.to_dict(), "dtype": str(model.lm_head.weight.dtype).split(".")[1]}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    tensors = {name: tensor.contiguous() for name, tensor in released_tensors(model)}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    parts = {name: in_memory(tensor) for name, tensor in released_tensors(model)}
+    write_model(folder, model.config, parts, layout=layout, allow_other_logits=allow_other_logits)
 
 
 def is_lightning(folder: Path) -> bool:
     """Whether a folder holds a lightning model by its config.json."""
-    file = folder / "config.json"
-    return file.is_file() and json.loads(file.read_text()).get("model_type") == MODEL_TYPE
+    return (folder / CONFIG).is_file() and read_fields(folder).get("model_type") in MODEL_TYPES
 
 
 def load_lightning(folder: Path, *, dtype: torch.dtype, logprob_chunk: int) -> LightningModel:
-    """Build the model of a folder; routers stay float32 in any dtype.
+    """Build the model of a folder in any layout; routers stay float32 in any dtype.
+
+    Holds the model and one block of one tensor in memory.
 
     Raises:
-        ConfigError: A file or tensor is missing, too many, or of another shape than config.json's.
+        ConfigError: A file or tensor is missing, too many, or of another shape than config.json's,
+            or config.json leaves open what the model computes.
     """
-    config = LightningConfig.from_dict(json.loads((folder / "config.json").read_text()))
-    model = empty_model(config, dtype=dtype, logprob_chunk=logprob_chunk)
-    targets = dict(released_tensors(model))
+    stored = open_model(folder)
+    model = empty_model(stored.config, dtype=dtype, logprob_chunk=logprob_chunk)
     with torch.no_grad():
-        for name, tensor in _stored_tensors(folder):
-            if name == "lm_head.weight" and config.tie_word_embeddings:
-                continue
-            if (target := targets.pop(name, None)) is None:
-                raise ConfigError(f"policy.path={folder}: config.json has no place for {name}")
-            if target.shape != tensor.shape:
-                raise ConfigError(
-                    f"policy.path={folder}: {name} is {list(tensor.shape)}, "
-                    f"but config.json makes it {list(target.shape)}"
-                )
-            target.copy_(tensor)
-    if targets:
-        raise ConfigError(f"policy.path={folder}: {min(targets)} and perhaps more are missing")
+        for name, tensor in released_tensors(model):
+            target, filled = tensor.view(-1), 0
+            for block in stored.parts[name].blocks():
+                target[filled : filled + len(block)].copy_(block)
+                filled += len(block)
     return model
 
 
@@ -84,16 +83,3 @@ def released_tensors(model: LightningModel) -> Iterator[tuple[str, Tensor]]:
             yield from ((f"{prefix}{expert}.w2.weight", w2) for expert, w2 in enumerate(tensor))
         else:
             yield name, tensor
-
-
-def _stored_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Tensors of all shards, one at a time."""
-    files = [WEIGHTS]
-    if (folder / INDEX).is_file():
-        files = sorted(set(json.loads((folder / INDEX).read_text())["weight_map"].values()))
-    for file in files:
-        if not (folder / file).is_file():
-            raise ConfigError(f"policy.path={folder}: {file} is missing")
-        with safe_open(folder / file, framework="pt") as shard:
-            for name in shard.keys():  # noqa: SIM118 - not a mapping
-                yield name, shard.get_tensor(name)
