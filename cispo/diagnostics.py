@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
 
 from cispo.drops import DropReason
+from cispo.length_bias import describe_judge
 from cispo.types import Graded, Group, Metrics, PolicyVersion, Rollout, Sample, StopReason, Ungraded
 
 _QUANTILES = (50, 90, 99)
@@ -45,6 +46,7 @@ def describe(
         **_lengths(everything),
         **_stops(everything),
         **_verdicts(everything),
+        **describe_judge(everything),
         **{f"drops/{r}_groups": float(len(dropped.get(r, ()))) for r in DropReason},
         **_staleness(flat, version),
         "rollout/sampled_tokens": float(
