@@ -1,21 +1,27 @@
 """Runs programs in jails: namespaces, a seccomp filter, a control group, an unprivileged user."""
 
+import json
 import os
 import shutil
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import ExecResult, Limits, Outcome, Program
+from sandboxes.bootstrap import inside_command
 from sandboxes.cgroups import Cgroups, find_cgroups
+from sandboxes.fork_server import OWN_PROCESSES, ForkServer, lost
+from sandboxes.in_memory import in_memory
 from sandboxes.interpreter import find_interpreter
 from sandboxes.jail import Jail
-from sandboxes.jail_command import jail_command
+from sandboxes.jail_command import environment_of, jail_command, server_command
 from sandboxes.launcher import bwrap_candidates, find_bwrap, reachable_copy
 from sandboxes.probe import PROBE_LIMITS, probe_program, refused_layer, weak_layers
 from sandboxes.seccomp import jail_filter
+
+_SERVER = ("kernel", "payload", "changes", "zygote")
 
 
 class BubblewrapSandbox:
@@ -52,9 +58,66 @@ class BubblewrapSandbox:
             try:
                 jail = self._start(program, limits, owned)
             except OSError as error:
-                return _lost(f"the jail could not be started: {error}")
+                return lost(f"the jail could not be started: {error}")
             owned.callback(jail.close)
             return await jail.finish()
+
+    def start_server(
+        self,
+        limits: Limits,
+        *,
+        preload: Sequence[str] = (),
+        package_folder: str | None = None,
+        workspace: Mapping[str, object] | None = None,
+        shown: Mapping[str, Path],
+        folders: Sequence[str] = (),
+    ) -> ForkServer:
+        """Start a jail with a fork server, which is not ready yet; the caller closes it.
+
+        Args:
+            limits: Of the programs that it will run.
+            preload: Modules that it imports once for all programs.
+            package_folder: Where they lie in the jail.
+            workspace: See `sandboxes.inside.zygote`.
+            shown: Folders and files of the machine that the jail sees, read-only, by their place.
+            folders: Empty folders that it has, for mounts.
+
+        Raises:
+            OSError: It could not be started.
+        """
+        with ExitStack() as handed_on:
+            seccomp = in_memory({"seccomp": self._filter}, handed_on)["seccomp"]
+            settings = {
+                "seccomp": seccomp,
+                "preload": list(preload),
+                "package_folder": package_folder,
+                "workspace": workspace,
+            }
+            with ExitStack() as failed:
+                leaf = None
+                if self._cgroups is not None:
+                    leaf = self._cgroups.leaf(limits, own_processes=OWN_PROCESSES)
+                    failed.callback(leaf.remove)
+                server = ForkServer(
+                    lambda status, block, control: server_command(
+                        self._bwrap,
+                        inside_command(_SERVER, "serve", f"{control}, {json.dumps(settings)!r}"),
+                        interpreter=self._interpreter,
+                        status=status,
+                        block=block,
+                        shown=shown,
+                        folders=folders,
+                    ),
+                    inherited=[seccomp],
+                    leaf=leaf,
+                )
+                failed.pop_all()
+        return server
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Every variable that a program finds."""
+        return environment_of(self._interpreter)
 
     async def probe(self) -> tuple[str, ...]:
         """Run a real program that tries to break out; see `sandboxes.base.Sandbox`."""
@@ -103,8 +166,8 @@ class BubblewrapSandbox:
             owned.callback(leaf.remove)
         with ExitStack() as handed_on:
             contents = {"seccomp": self._filter, "stdin": program.stdin}
-            fixed = _in_memory(contents, handed_on)
-            files = _in_memory(program.files, handed_on)
+            fixed = in_memory(contents, handed_on)
+            files = in_memory(program.files, handed_on)
             return Jail(
                 lambda status, block: jail_command(
                     self._bwrap,
@@ -126,27 +189,3 @@ class BubblewrapSandbox:
 
 NO_CGROUPS = Cgroups(version=1, parents={})
 """Makes a sandbox do without control groups."""
-
-
-def _in_memory(contents: Mapping[str, bytes], owned: ExitStack) -> dict[str, int]:
-    """Return descriptors of anonymous files, each at its beginning."""
-    descriptors = {}
-    for name, data in contents.items():
-        descriptor = os.memfd_create("data")
-        owned.callback(os.close, descriptor)
-        with open(descriptor, "wb", closefd=False) as file:
-            file.write(data)
-        os.lseek(descriptor, 0, os.SEEK_SET)
-        descriptors[name] = descriptor
-    return descriptors
-
-
-def _lost(reason: str) -> ExecResult:
-    return ExecResult(
-        outcome=Outcome.LOST,
-        exit_code=None,
-        stdout=b"",
-        stderr=reason.encode(),
-        cpu_seconds=0.0,
-        wall_seconds=0.0,
-    )

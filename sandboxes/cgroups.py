@@ -34,8 +34,13 @@ class Cgroups:
     version: int
     parents: Mapping[str, Path]
 
-    def leaf(self, limits: Limits) -> "Leaf":
+    def leaf(self, limits: Limits, *, own_processes: int = _OWN_PROCESSES) -> "Leaf":
         """Make a leaf with these limits.
+
+        Args:
+            limits: Of the programs in it.
+            own_processes: Processes of ours in it, which do not count. Where there are more than
+                bubblewrap's, a lack of memory kills single processes rather than all.
 
         Raises:
             OSError: The kernel refused.
@@ -46,16 +51,12 @@ class Cgroups:
         try:
             for folder in set(folders.values()):
                 folder.mkdir()
-            for controller, file, value in _settings(self.version, limits):
-                if controller in folders:
-                    (folders[controller] / file).write_text(value)
+            leaf.limit(limits, own_processes=own_processes)
         except OSError:
             leaf.remove()
             raise
-        for controller, file, value in _optional_settings(self.version, limits):
-            if controller in folders and (folders[controller] / file).exists():
-                with contextlib.suppress(OSError):
-                    (folders[controller] / file).write_text(value)
+        if self.version == 2 and own_processes == _OWN_PROCESSES:
+            leaf.try_to_set("memory", "memory.oom.group", "1")
         return leaf
 
     def reap(self) -> int:
@@ -79,6 +80,41 @@ class Leaf:
     version: int
     folders: Mapping[str, Path]
 
+    def limit(self, limits: Limits, *, own_processes: int, own_bytes: int = 0) -> None:
+        """Set the limits anew.
+
+        Args:
+            limits: Of the programs in it.
+            own_processes: Processes of ours in it.
+            own_bytes: Memory that they use.
+
+        Raises:
+            OSError: The kernel refused, or more than that is in use.
+        """
+        memory = str(limits.memory_bytes + own_bytes)
+        quota = str(int(limits.cpus * _PERIOD_MICROSECONDS))
+        self._set("pids", "pids.max", str(limits.max_processes + own_processes))
+        if self.version == 1:
+            self.try_to_set("memory", "memory.memsw.limit_in_bytes", "-1")
+            self._set("memory", "memory.limit_in_bytes", memory)
+            self.try_to_set("memory", "memory.memsw.limit_in_bytes", memory)
+            self.try_to_set("cpu", "cpu.cfs_quota_us", quota)
+        else:
+            self._set("memory", "memory.max", memory)
+            self.try_to_set("memory", "memory.swap.max", "0")
+            self.try_to_set("cpu", "cpu.max", f"{quota} {_PERIOD_MICROSECONDS}")
+
+    def try_to_set(self, controller: str, file: str, value: str) -> None:
+        """Set what not every kernel offers."""
+        folder = self.folders.get(controller)
+        if folder is not None and (folder / file).exists():
+            with contextlib.suppress(OSError):
+                self._set(controller, file, value)
+
+    def _set(self, controller: str, file: str, value: str) -> None:
+        if controller in self.folders:
+            (self.folders[controller] / file).write_text(value)
+
     def add(self, pid: int) -> None:
         """Put a process in; its future children follow.
 
@@ -97,13 +133,22 @@ class Leaf:
         except (KeyError, OSError):
             return None
 
-    def has_run_out_of_memory(self) -> bool:
-        """Whether the kernel killed a process in it for want of memory."""
+    def num_memory_kills(self) -> int:
+        """How many processes in it the kernel has killed for want of memory."""
         file = "memory.oom_control" if self.version == 1 else "memory.events"
         try:
-            return _field(self.folders["memory"] / file, "oom_kill") > 0
+            return _field(self.folders["memory"] / file, "oom_kill")
         except OSError:
-            return False
+            return 0
+
+    def used_bytes(self) -> int:
+        """Memory in use now."""
+        file = "memory.usage_in_bytes" if self.version == 1 else "memory.current"
+        return int((self.folders["memory"] / file).read_text())
+
+    def num_processes(self) -> int:
+        """How many processes and threads are in it now."""
+        return int((self.folders["pids"] / "pids.current").read_text())
 
     def remove(self) -> None:
         """Kill what is left in it and remove it; what resists is reaped at the next start."""
@@ -187,30 +232,6 @@ def _can_make_leaves(cgroups: Cgroups) -> bool:
     except OSError:
         return False
     return True
-
-
-def _settings(version: int, limits: Limits) -> list[tuple[str, str, str]]:
-    processes = str(limits.max_processes + _OWN_PROCESSES)
-    if version == 1:
-        return [
-            ("memory", "memory.limit_in_bytes", str(limits.memory_bytes)),
-            ("pids", "pids.max", processes),
-        ]
-    return [("memory", "memory.max", str(limits.memory_bytes)), ("pids", "pids.max", processes)]
-
-
-def _optional_settings(version: int, limits: Limits) -> list[tuple[str, str, str]]:
-    quota = str(int(limits.cpus * _PERIOD_MICROSECONDS))
-    if version == 1:
-        return [
-            ("memory", "memory.memsw.limit_in_bytes", str(limits.memory_bytes)),
-            ("cpu", "cpu.cfs_quota_us", quota),
-        ]
-    return [
-        ("memory", "memory.swap.max", "0"),
-        ("memory", "memory.oom.group", "1"),
-        ("cpu", "cpu.max", f"{quota} {_PERIOD_MICROSECONDS}"),
-    ]
 
 
 def _owner(pid: int) -> str:

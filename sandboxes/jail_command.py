@@ -23,6 +23,7 @@ _ENVIRONMENT = {
     "PYTHONDONTWRITEBYTECODE": "1",
 }
 _MAX_FILES = 256
+_SERVER_TMP_BYTES = 2**20
 
 _DROP_USER = """
 import os, sys
@@ -71,27 +72,105 @@ def jail_command(
         files: Descriptor with the contents, by path below the work folder.
         has_cgroup: Whether the jail gets a control group.
     """
-    size = str(limits.tmp_bytes)
     placed = {f"{WORK_FOLDER}/{name}": descriptor for name, descriptor in files.items()}
     placed[_STDIN] = stdin
+    return [
+        *_namespaces(bwrap),
+        "--disable-userns",
+        *_mounts(interpreter, tmp_bytes=limits.tmp_bytes),
+        *(word for name, source in placed.items() for word in ("--file", str(source), name)),
+        *("--remount-ro", "/", "--chdir", WORK_FOLDER),
+        *_setenv(interpreter),
+        *("--json-status-fd", str(status), "--block-fd", str(block), "--seccomp", str(seccomp)),
+        *("--", "/bin/sh", "-c", _gate(limits, has_cgroup=has_cgroup), "sandbox", *argv),
+    ]
+
+
+def server_command(
+    bwrap: Path,
+    argv: Sequence[str],
+    *,
+    interpreter: Interpreter,
+    status: int,
+    block: int,
+    shown: Mapping[str, Path],
+    folders: Sequence[str] = (),
+) -> list[str]:
+    """Return what to execute on the host for a jail that holds a fork server of ours.
+
+    The server has capabilities over the jail's user namespace, and with them nothing outside of it;
+    it takes them from every program that it starts.
+
+    Args:
+        bwrap: Bubblewrap.
+        argv: The server's command.
+        interpreter: The Python that the jail has.
+        status: Descriptor that bubblewrap reports on.
+        block: Descriptor that the jail waits on until it is in its control group.
+        shown: Folders and files of the machine that the jail sees, read-only, by their place.
+        folders: Empty folders that it has, for mounts.
+    """
+    binds = [word for to, source in shown.items() for word in ("--ro-bind", str(source), to)]
+    return [
+        *_namespaces(bwrap),
+        *("--cap-add", "ALL"),
+        *_mounts(interpreter, tmp_bytes=_SERVER_TMP_BYTES),
+        *binds,
+        *(word for folder in folders for word in ("--dir", folder)),
+        *("--remount-ro", "/", "--chdir", "/"),
+        *_setenv(interpreter),
+        *("--json-status-fd", str(status), "--block-fd", str(block)),
+        *("--", f"{interpreter.folder}/python3", *argv[1:]),
+    ]
+
+
+def environment_of(interpreter: Interpreter) -> dict[str, str]:
+    """Return every variable that a program finds."""
     path = dict.fromkeys((interpreter.folder, "/usr/bin", "/bin"))
-    environment = _ENVIRONMENT | interpreter.environment | {"PATH": ":".join(path)}
+    return _ENVIRONMENT | interpreter.environment | {"PATH": ":".join(path)}
+
+
+def process_limits(limits: Limits, *, has_cgroup: bool) -> dict[str, int]:
+    """Return the limits that each process has, by the name of their `RLIMIT_` constant.
+
+    Those on memory and processes are set where there is no control group, which counts more exactly
+    and all processes together.
+    """
+    given = {
+        "cpu": math.ceil(limits.cpu_seconds) + (1 if has_cgroup else 0),
+        "fsize": limits.tmp_bytes,
+        "core": 0,
+        "memlock": 0,
+        "nofile": _MAX_FILES,
+    }
+    if not has_cgroup:
+        given |= {"as": limits.memory_bytes, "nproc": limits.max_processes}
+    return given
+
+
+def _namespaces(bwrap: Path) -> list[str]:
     return [
         *_drop_user(),
         str(bwrap),
         *("--unshare-user", "--unshare-pid", "--unshare-ipc", "--unshare-uts", "--unshare-net"),
-        *("--unshare-cgroup-try", "--disable-userns", "--uid", "1000", "--gid", "1000"),
+        *("--unshare-cgroup-try", "--uid", "1000", "--gid", "1000"),
         *("--hostname", "sandbox", "--new-session", "--die-with-parent", "--clearenv"),
+    ]
+
+
+def _mounts(interpreter: Interpreter, *, tmp_bytes: int) -> list[str]:
+    size = str(tmp_bytes)
+    return [
         *_system_mounts(),
         *interpreter.mounts,
         *("--proc", "/proc", "--dev", "/dev", "--size", size, "--tmpfs", "/dev/shm"),
         *("--remount-ro", "/dev", "--size", size, "--tmpfs", WORK_FOLDER),
-        *(word for name, source in placed.items() for word in ("--file", str(source), name)),
-        *("--remount-ro", "/", "--chdir", WORK_FOLDER),
-        *(word for name, value in environment.items() for word in ("--setenv", name, value)),
-        *("--json-status-fd", str(status), "--block-fd", str(block), "--seccomp", str(seccomp)),
-        *("--", "/bin/sh", "-c", _gate(limits, has_cgroup=has_cgroup), "sandbox", *argv),
     ]
+
+
+def _setenv(interpreter: Interpreter) -> list[str]:
+    variables = environment_of(interpreter)
+    return [word for name, value in variables.items() for word in ("--setenv", name, value)]
 
 
 def _drop_user() -> list[str]:
@@ -124,15 +203,14 @@ def _gate(limits: Limits, *, has_cgroup: bool) -> str:
 
     It runs in the jail, whose user namespace counts its own processes alone.
     """
-    cpu = math.ceil(limits.cpu_seconds)
-    if has_cgroup:  # which counts more exactly, and all processes together
-        cpu += 1
-    words = [f"-S -t {cpu}", f"-H -t {cpu + 1}", f"-f {limits.tmp_bytes // 512}", "-c 0", "-l 0"]
-    words.append(f"-n {_MAX_FILES}")
-    if not has_cgroup:
-        words.append(f"-v {limits.memory_bytes // 1024}")
+    given = process_limits(limits, has_cgroup=has_cgroup)
+    cpu = given["cpu"]
+    words = [f"-S -t {cpu}", f"-H -t {cpu + 1}", f"-f {given['fsize'] // 512}", "-c 0", "-l 0"]
+    words.append(f"-n {given['nofile']}")
+    if "as" in given:
+        words.append(f"-v {given['as'] // 1024}")
     commands = [f"ulimit {word}" for word in words]
-    if not has_cgroup:  # shells do not agree on the letter
-        most = limits.max_processes
+    if "nproc" in given:  # shells do not agree on the letter
+        most = given["nproc"]
         commands.append(f"{{ ulimit -u {most} 2>/dev/null || ulimit -p {most}; }}")
     return _GATE.format(limits=" && ".join(commands), stdin=_STDIN)

@@ -104,12 +104,12 @@ def test_a_leaf_counts_cpu_time_and_kills_for_memory(tmp_path: Path) -> None:
     (tmp_path / "memory.events").write_text("low 0\noom 3\noom_kill 1\n")
     leaf = Leaf(version=2, folders={"cpu": tmp_path, "memory": tmp_path})
     assert leaf.cpu_seconds() == 1.5
-    assert leaf.has_run_out_of_memory()
+    assert leaf.num_memory_kills() == 1
     (tmp_path / "cpuacct.usage").write_text("2500000000\n")
     (tmp_path / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 0\n")
     leaf = Leaf(version=1, folders={"cpuacct": tmp_path, "memory": tmp_path})
     assert leaf.cpu_seconds() == 2.5
-    assert not leaf.has_run_out_of_memory()
+    assert leaf.num_memory_kills() == 0
 
 
 def test_a_leaf_whose_time_is_not_counted_says_so(tmp_path: Path) -> None:

@@ -1,0 +1,1 @@
+"""Our own code that runs inside sandboxes: standard library only, sent there as text."""
