@@ -1,0 +1,125 @@
+// What one new token does to one head's memory: a lightning state, or pages of keys and values.
+#pragma once
+
+#include <cmath>
+
+#include "elementwise.h"
+
+namespace cispo {
+
+typedef float Eight __attribute__((vector_size(32)));
+
+template <class V>
+inline V load_as(const float* from) {
+    V v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+
+template <class V>
+inline void store_as(float* to, V v) {
+    std::memcpy(to, &v, sizeof v);
+}
+
+// `Count` vectors of columns of S += k v^T + loss S and of o = S^T q, in one pass over S [D][D];
+// loss = e^-s - 1, because the decay e^-s itself, rounded to float32, drifts over long sequences
+template <class V, int Count>
+inline void update_columns(float* state, ptrdiff_t D, const float* q, const float* k,
+                           const float* v, float loss, float* o) {
+    constexpr int lanes = sizeof(V) / sizeof(float);
+    V value[Count], output[Count];
+    for (int n = 0; n < Count; ++n) value[n] = load_as<V>(v + n * lanes), output[n] = V{};
+    for (ptrdiff_t i = 0; i < D; ++i) {
+        const float key = k[i], query = q[i];
+#pragma GCC unroll 8
+        for (int n = 0; n < Count; ++n) {
+            V s = load_as<V>(state + n * lanes);
+            s += loss * s;
+            s += key * value[n];
+            store_as(state + n * lanes, s);
+            output[n] += query * s;
+        }
+        state += D;
+    }
+    for (int n = 0; n < Count; ++n) store_as(o + n * lanes, output[n]);
+}
+
+// D is a multiple of 8
+inline void update_state(float* state, ptrdiff_t D, const float* q, const float* k, const float* v,
+                         float loss, float* o) {
+    ptrdiff_t d = 0;
+    if constexpr (kVectors == 4)  // there are 32 registers
+        for (; d + 8 * kLanes <= D; d += 8 * kLanes)
+            update_columns<Vector, 8>(state + d, D, q, k, v + d, loss, o + d);
+    for (; d + 4 * kLanes <= D; d += 4 * kLanes)
+        update_columns<Vector, 4>(state + d, D, q, k, v + d, loss, o + d);
+    for (; d + kLanes <= D; d += kLanes)
+        update_columns<Vector, 1>(state + d, D, q, k, v + d, loss, o + d);
+    for (; d + 8 <= D; d += 8)
+        update_columns<Eight, 1>(state + d, D, q, k, v + d, loss, o + d);
+}
+
+// pairs (i, i + half) of one head; the dimensions behind stay
+inline void rotate(float* x, ptrdiff_t half, const float* cosine, const float* sine) {
+    for (ptrdiff_t i = 0; i < half; ++i) {
+        const float first = x[i], second = x[i + half];
+        x[i] = first * cosine[i] - second * sine[i];
+        x[i + half] = second * cosine[i] + first * sine[i];
+    }
+}
+
+inline float dot(const float* x, const float* y, ptrdiff_t D) {
+    Vector sum = {};
+    ptrdiff_t d = 0;
+    for (; d + kLanes <= D; d += kLanes) sum += load(x + d) * load(y + d);
+    float total = lanes_sum(sum);
+    for (; d + 8 <= D; d += 8) total += lanes_sum(load_as<Eight>(x + d) * load_as<Eight>(y + d));
+    return total;
+}
+
+// `Count` vectors of columns of o = scale o + sum_t weight[t] value[t], value [tokens][D]
+template <class V, int Count>
+inline void add_values(const float* value, ptrdiff_t D, const float* weight, ptrdiff_t tokens,
+                       float scale, float* o) {
+    constexpr int lanes = sizeof(V) / sizeof(float);
+    V sum[Count];
+    for (int n = 0; n < Count; ++n) sum[n] = load_as<V>(o + n * lanes) * scale;
+    for (ptrdiff_t t = 0; t < tokens; ++t)
+#pragma GCC unroll 8
+        for (int n = 0; n < Count; ++n) sum[n] += weight[t] * load_as<V>(value + t * D + n * lanes);
+    for (int n = 0; n < Count; ++n) store_as(o + n * lanes, sum[n]);
+}
+
+constexpr ptrdiff_t kPage = 64;
+
+// One query head's attention so far: o = sum_t e^(score_t - peak) value_t, mass = the weights' sum.
+struct OnlineSoftmax {
+    float peak = -INFINITY, mass = 0.0f;
+
+    // read the first `tokens` of a page of keys and values [kPage][D]
+    void read(const float* q, const float* keys, const float* values, ptrdiff_t D,
+              ptrdiff_t tokens, float* o) {
+        alignas(64) float weight[kPage];
+        float highest = peak;
+        for (ptrdiff_t t = 0; t < tokens; ++t) {
+            weight[t] = dot(q, keys + t * D, D);
+            highest = weight[t] > highest ? weight[t] : highest;
+        }
+        for (ptrdiff_t t = tokens; t < kPage; ++t) weight[t] = 0.0f;
+        for (ptrdiff_t t = 0; t < kPage; t += kLanes)
+            store(weight + t, exp(load(weight + t) - highest));
+        const float scale = peak == highest ? 1.0f : exp(peak - highest);
+        mass *= scale;
+        for (ptrdiff_t t = 0; t < tokens; ++t) mass += weight[t];
+        peak = highest;
+        ptrdiff_t d = 0;
+        for (; d + 4 * kLanes <= D; d += 4 * kLanes)
+            add_values<Vector, 4>(values + d, D, weight, tokens, scale, o + d);
+        for (; d + kLanes <= D; d += kLanes)
+            add_values<Vector, 1>(values + d, D, weight, tokens, scale, o + d);
+        for (; d + 8 <= D; d += 8)
+            add_values<Eight, 1>(values + d, D, weight, tokens, scale, o + d);
+    }
+};
+
+}  // namespace cispo
