@@ -116,7 +116,7 @@ def sample(logits: Tensor, noise: Tensor, settings: SamplingRows) -> Drawn:
         drawn[rows], kept = _truncated(cut, total[rows], noise[rows], settings.rows(rows))
         kept_log[rows] = (kept / total[rows]).log()
     full = (logits.gather(1, drawn[:, None]) - peak)[:, 0].double() - total.log()
-    return Drawn(drawn, (full - kept_log).float(), full.float())
+    return Drawn(drawn, (full - kept_log).clamp_(max=0.0).float(), full.float())
 
 
 def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.state import DecodeState
+from cispo.policy.lightning.stepper import make_stepper
 from cispo.types import PolicyVersion
 from cispo.weights.buckets import WeightBucket, apply_buckets
 from rollout.backends.base import (
@@ -25,9 +26,6 @@ from rollout.backends.base import (
     refuse_features,
 )
 from rollout.sequences import Sequences
-
-_MIN_ROWS = 16
-"""With at least this many rows, a row's bits do not depend on how many there are; see `decode`."""
 
 _PREFILL_TOKENS = 8192
 """Prompts of up to this many tokens together, or one longer prompt, are computed at once."""
@@ -53,6 +51,12 @@ class _Waiting:
     def remaining(self) -> int:
         return len(self.request.seeds) - self.next_member
 
+    def forget(self) -> None:
+        """Drop what was computed, and return its pages."""
+        if self.state is not None:
+            self.state.reset(torch.zeros(1, dtype=torch.long, device=self.state.lengths.device))
+        self.hidden = self.state = None
+
 
 class LightningBackend:
     """Decodes up to `max_sequences` sequences at once.
@@ -72,7 +76,8 @@ class LightningBackend:
         self._sequences = Sequences(
             max_sequences, vocabulary_size=model.config.vocab_size, stop=stop, device=device
         )
-        num_rows = max(max_sequences, _MIN_ROWS)
+        self._stepper = make_stepper(model)
+        num_rows = max(max_sequences, self._stepper.min_rows)
         dtype = model.lm_head.weight.dtype
         self._state = DecodeState.empty(model.config, num_rows, dtype=dtype, device=device)
         self._hidden = torch.zeros(num_rows, model.config.hidden_size, dtype=dtype, device=device)
@@ -104,7 +109,9 @@ class LightningBackend:
     @torch.inference_mode()
     def abort(self, request_id: int) -> None:
         """Forget a request."""
-        self._waiting = deque(w for w in self._waiting if w.request.request_id != request_id)
+        for waiting in [w for w in self._waiting if w.request.request_id == request_id]:
+            self._waiting.remove(waiting)
+            waiting.forget()
         self._retire(self._sequences.forget(request_id))
 
     def increments(self) -> list[Increment]:
@@ -141,7 +148,7 @@ class LightningBackend:
         self._decode()
         self._admit()
         num_active = self._sequences.num_active
-        logits = self._model.logits(self._hidden[: max(num_active, _MIN_ROWS)])
+        logits = self._stepper.logits(self._hidden[: max(num_active, self._stepper.min_rows)])
         ended = self._sequences.draw(logits[:num_active], self._version)
         finished = self._sequences.finished(ended, self._version)
         self._retire(ended)
@@ -150,6 +157,7 @@ class LightningBackend:
         self._statistics.busy_seconds += time.perf_counter() - start
         return finished
 
+    @torch.inference_mode()
     def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
         """Replace the weights; running sequences keep their state and go on with the new ones.
 
@@ -157,8 +165,9 @@ class LightningBackend:
             WeightSyncError: The buckets are not the whole model, or changed on the way.
         """
         checksum = apply_buckets(self._model, buckets)
+        self._stepper.refresh()
         for waiting in self._waiting:  # what the old weights made of a prompt is wrong for new ones
-            waiting.hidden = waiting.state = None
+            waiting.forget()
         self._version = version
         return checksum
 
@@ -167,10 +176,11 @@ class LightningBackend:
         num_active = self._sequences.num_active
         if num_active == 0:
             return
-        num_rows = max(num_active, _MIN_ROWS)
+        num_rows = max(num_active, self._stepper.min_rows)
         self._state.lengths[num_active:num_rows] = 0
         self._tokens[:num_active] = self._sequences.last_tokens[:num_active]
-        self._hidden[:num_rows] = self._model.decode(self._tokens[:num_rows], self._state)
+        self._state.reserve(num_active)
+        self._hidden[:num_rows] = self._stepper.step(self._tokens[:num_rows], self._state)
 
     def _admit(self) -> None:
         """Give free rows to waiting sequences, in the order of their requests."""
@@ -191,7 +201,7 @@ class LightningBackend:
             )
             waiting.next_member = members.stop
             if waiting.remaining == 0:
-                self._waiting.popleft()
+                self._waiting.popleft().forget()
 
     def _prefill(self) -> None:
         """Compute together the prompts that will get a row now, the first waiting one at least."""
@@ -206,13 +216,19 @@ class LightningBackend:
         prompts = [torch.tensor(waiting.request.prompt) for waiting in chosen]
         ends = torch.tensor([0, *map(len, prompts)]).cumsum(0)
         device = self._tokens.device
-        hidden, state = self._model.prefill(torch.cat(prompts).to(device), ends.int().to(device))
+        state = DecodeState.empty(
+            self._model.config, len(chosen), allocator=self._state.allocator, device=device
+        )
+        hidden, _ = self._model.prefill(torch.cat(prompts).to(device), ends.to(device), state)
         for index, waiting in enumerate(chosen):
             waiting.hidden = hidden[index : index + 1]
-            waiting.state = state.take(torch.tensor([index], device=device))
+            waiting.state = state.share(torch.tensor([index], device=device))
+        state.reset(torch.arange(len(chosen), device=device))
         self._statistics.prefill_tokens += int(ends[-1])
 
     def _retire(self, rows: Sequence[int]) -> None:
         if rows:
-            target, source = (m.to(self._tokens.device) for m in self._sequences.retire(rows))
-            self._state.write(target, self._state, source)
+            device = self._tokens.device
+            self._state.reset(torch.tensor(rows, device=device))
+            target, source = (m.to(device) for m in self._sequences.retire(rows))
+            self._state.move(target, source)

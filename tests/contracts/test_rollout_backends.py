@@ -385,7 +385,7 @@ def test_the_likeliest_tokens_are_those_of_the_whole_distribution(model_subject:
         assert (logprobs - expected.values).abs().max() < 1e-4
         assert tokens[:, 0].tolist() == member.token_ids
         assert (logprobs[:, 0] - torch.tensor(member.full_logprobs)).abs().max() < 1e-5
-        assert max(map(abs, member.logprobs)) == 0.0
+        assert max(map(abs, member.logprobs)) < 1e-12  # only one token was left
 
 
 def test_new_prompts_see_nothing_of_the_old_weights(model_subject: Subject) -> None:

@@ -8,6 +8,7 @@ from cispo.policy.lightning.layout import bucket_layout, chunk_layout, positions
 from cispo.policy.lightning.linear import LightningAttention
 from cispo.policy.lightning.moe import MixtureOfExperts
 from cispo.policy.lightning.norm import RmsNorm
+from cispo.policy.lightning.prefill import Prefill
 from cispo.policy.lightning.rotary import Rotation, rotation
 from cispo.policy.lightning.softmax import SoftmaxAttention
 
@@ -55,26 +56,29 @@ class LightningLayer(nn.Module):
             intermediate_size=config.intermediate_size,
         )
 
-    def forward(
-        self, x: Tensor, packing: Packing, *, return_memory: bool = False
-    ) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
-        """Run packed tokens x [T, d] through the layer.
-
-        Returns:
-            The residual stream, the balance loss or None, and, if wanted, what decoding goes on
-            from: the states [S, H, D, D] of a lightning layer, or the keys and values [T, KVH, D]
-            of a softmax layer.
-        """
+    def forward(self, x: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
+        """Run packed tokens x [T, d]; return the residual stream and the balance loss or None."""
         normed = self.input_layernorm(x)
-        memory: tuple[Tensor, ...] = ()
         if self.is_linear:
-            y, state = self.self_attn(normed, packing.chunks, return_state=return_memory)
-            memory = (state,) if return_memory else ()
+            y, _ = self.self_attn(normed, packing.chunks)
         else:
-            y, k, v = self.self_attn(normed, packing.rotation, packing.queries, packing.keys)
-            memory = (k, v) if return_memory else ()
-        x, loss = self._feed_forward(_residual(normed, y, self.attention_factors))
-        return x, loss, memory
+            y = self.self_attn(normed, packing.rotation, packing.queries, packing.keys)
+        return self._feed_forward(_residual(normed, y, self.attention_factors))
+
+    def prefill_linear(self, x: Tensor, plan: Prefill, state: Tensor) -> Tensor:
+        """Read packed tokens x [T, d] with a lightning layer; updates states [S, H, D, D]."""
+        normed = self.input_layernorm(x)
+        assert isinstance(self.self_attn, LightningAttention)
+        y, after = self.self_attn(normed, plan.chunks, initial_state=state, return_state=True)
+        state.copy_(after)
+        return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
+
+    def prefill_full(self, x: Tensor, plan: Prefill, pages: Tensor) -> Tensor:
+        """Read packed tokens x [T, d] with a softmax layer; see `SoftmaxAttention.prefill`."""
+        normed = self.input_layernorm(x)
+        assert isinstance(self.self_attn, SoftmaxAttention)
+        y = self.self_attn.prefill(normed, plan, pages)
+        return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 
     def step_linear(self, x: Tensor, state: Tensor) -> Tensor:
         """Read one token a row, x [N, d], with a lightning layer; updates states [N, H, D, D]."""
@@ -84,12 +88,12 @@ class LightningLayer(nn.Module):
         return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 
     def step_full(
-        self, x: Tensor, by: Rotation, keys: Tensor, values: Tensor, lengths: Tensor, window: int
+        self, x: Tensor, by: Rotation, pages: Tensor, table: Tensor, lengths: Tensor
     ) -> Tensor:
         """Read one token a row with a softmax layer; see `SoftmaxAttention.step`."""
         normed = self.input_layernorm(x)
         assert isinstance(self.self_attn, SoftmaxAttention)
-        y = self.self_attn.step(normed, by, keys, values, lengths, window)
+        y = self.self_attn.step(normed, by, pages, table, lengths)
         return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 
     def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -33,11 +33,18 @@ class LightningAttention(nn.Module):
         )
 
     def forward(
-        self, x: Tensor, layout: ChunkLayout, *, return_state: bool = False
+        self,
+        x: Tensor,
+        layout: ChunkLayout,
+        *,
+        initial_state: Tensor | None = None,
+        return_state: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend over packed x [T, d]; return the output, and states [S, H, D, D] if wanted."""
+        """Attend over packed x [T, d] from states [S, H, D, D]; see `lightning_attention`."""
         qkv = F.silu(self.qkv_proj(x)).view(len(x), self.num_heads, 3, self.head_dim)
-        o, state = lightning_attention(qkv, self.slopes, layout, return_state=return_state)
+        o, state = lightning_attention(
+            qkv, self.slopes, layout, initial_state=initial_state, return_state=return_state
+        )
         return self.out_proj(self.norm(o.flatten(1), self.output_gate(x))), state
 
     def step(self, x: Tensor, state: Tensor) -> Tensor:

@@ -7,10 +7,10 @@ from torch.nn import functional as F
 from cispo.policy.base import Policy, TokenScores
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.layer import LightningLayer, Packing
-from cispo.policy.lightning.layout import positions
 from cispo.policy.lightning.norm import RmsNorm
-from cispo.policy.lightning.rotary import rotation
-from cispo.policy.lightning.softmax import window_of
+from cispo.policy.lightning.pages import PAGE
+from cispo.policy.lightning.prefill import Prefill, plan_prefill
+from cispo.policy.lightning.rotary import Rotation, rotation
 from cispo.policy.lightning.state import DecodeState
 from cispo.policy.logprobs import ChunkedHead
 
@@ -28,24 +28,45 @@ class LightningStack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(
-        self, token_ids: Tensor, packing: Packing, *, return_memory: bool = False
-    ) -> tuple[Tensor, Tensor, list[tuple[Tensor, ...]]]:
+    def forward(self, token_ids: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
         """Run packed tokens [T] through the layers.
 
         Returns:
-            Residual stream [T, d] before the final norm, mean balance loss, and the layers'
-            memories if wanted.
+            Residual stream [T, d] before the final norm, and the mean balance loss.
         """
-        x = self.embed_tokens(token_ids)
-        losses, memories = [], []
+        x: Tensor = self.embed_tokens(token_ids)
+        losses = []
         for layer in self.layers:
-            x, loss, memory = layer(x, packing, return_memory=return_memory)
+            x, loss = layer(x, packing)
             if loss is not None:
                 losses.append(loss)
-            memories.append(memory)
         aux_loss = torch.stack(losses).mean() if losses else x.new_zeros((), dtype=torch.float32)
-        return x, aux_loss, memories
+        return x, aux_loss
+
+    def prefill(self, token_ids: Tensor, plan: Prefill, linear: Tensor, pages: Tensor) -> Tensor:
+        """Run packed tokens [T] that continue states [L_linear, S, H, D, D] and pages."""
+        x: Tensor = self.embed_tokens(token_ids)
+        states, layers_of_pages = iter(linear), iter(pages)
+        for layer in self.layers:
+            assert isinstance(layer, LightningLayer)
+            if layer.is_linear:
+                x = layer.prefill_linear(x, plan, next(states))
+            else:
+                x = layer.prefill_full(x, plan, next(layers_of_pages))
+        return x
+
+    def step(self, token_ids: Tensor, state: DecodeState, by: Rotation, table: Tensor) -> Tensor:
+        """Run one token [N] a row; updates states and pages, not the lengths."""
+        N = len(token_ids)
+        x: Tensor = self.embed_tokens(token_ids)
+        states, layers_of_pages = iter(state.linear), iter(state.pages)
+        for layer in self.layers:
+            assert isinstance(layer, LightningLayer)
+            if layer.is_linear:
+                x = layer.step_linear(x, next(states)[:N])
+            else:
+                x = layer.step_full(x, by, next(layers_of_pages), table, state.lengths[:N])
+        return x
 
 
 class LightningModel(Policy):
@@ -84,42 +105,46 @@ class LightningModel(Policy):
 
     def hidden(self, token_ids: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
         """Final-normed hidden states [T, d] of packed sequences, and the experts' balance loss."""
-        x, aux_loss, _ = self.model(token_ids, Packing(cu_seqlens, self.config))
+        x, aux_loss = self.model(token_ids, Packing(cu_seqlens, self.config))
         return self.model.norm(x), aux_loss
 
     @torch.no_grad()
-    def prefill(self, token_ids: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, DecodeState]:
-        """Read packed prompts at once.
+    def prefill(
+        self, token_ids: Tensor, cu_seqlens: Tensor, state: DecodeState | None = None
+    ) -> tuple[Tensor, DecodeState]:
+        """Read packed tokens that begin or continue sequences.
+
+        What a sequence gets depends on its own tokens and on where they are cut, to the last bit
+        (float32 on CPU). Where each cut is a multiple of `block_size` and of 64, lightning layers
+        compute the same chunks as without cuts.
+
+        Args:
+            token_ids: [T] int64.
+            cu_seqlens: [S + 1] boundaries; no sequence is empty.
+            state: Its first S rows have seen what comes before, and are updated; None begins.
 
         Returns:
-            Final-normed hidden states [S, d] of the prompts' last tokens, and the state after each
-            prompt.
+            Final-normed hidden states [S, d] of the last tokens, and the state.
         """
-        num_sequences = len(cu_seqlens) - 1
-        if len(token_ids) < _INVARIANT_ROWS:
-            token_ids = F.pad(token_ids, (0, _INVARIANT_ROWS - len(token_ids)))
+        counts = cu_seqlens.long().diff()
+        S = len(counts)
+        if state is None:
+            dtype, device = self.lm_head.weight.dtype, token_ids.device
+            state = DecodeState.empty(self.config, S, dtype=dtype, device=device)
+        state.reserve(S, counts)
+        last = cu_seqlens[1:].long() - 1
+        num_padding = max(0, _INVARIANT_ROWS - len(token_ids))
+        linear = state.linear[:, :S]
+        if num_padding:
+            token_ids = F.pad(token_ids, (0, num_padding))
             cu_seqlens = torch.cat((cu_seqlens, cu_seqlens.new_tensor([_INVARIANT_ROWS])))
-        packing = Packing(cu_seqlens, self.config)
-        x, _, memories = self.model(token_ids, packing, return_memory=True)
-        lengths = cu_seqlens.long().diff()
-        state = DecodeState.empty(
-            self.config, len(lengths), int(lengths.max()), dtype=x.dtype, device=x.device
-        )
-        state.lengths.copy_(lengths)
-        sequence = torch.repeat_interleave(torch.arange(len(lengths), device=x.device), lengths)
-        place = positions(cu_seqlens)
-        linear = full = 0
-        for memory in memories:
-            if len(memory) == 1:
-                state.linear[linear].copy_(memory[0])
-                linear += 1
-            else:
-                state.keys[full][sequence, :, place] = memory[0]
-                state.values[full][sequence, :, place] = memory[1]
-                full += 1
-        last = self.model.norm(x.index_select(0, cu_seqlens[1:].long() - 1))
-        rows = torch.arange(num_sequences, device=x.device)
-        return last[:num_sequences], state if num_sequences == len(lengths) else state.take(rows)
+            linear = F.pad(linear, (0, 0, 0, 0, 0, 0, 0, 1))
+        plan = plan_prefill(cu_seqlens, state, self.config, num_padding=num_padding)
+        x = self.model.prefill(token_ids, plan, linear, state.pages)
+        if num_padding:
+            state.linear[:, :S] = linear[:, :S]
+        state.lengths[:S] += counts
+        return self.model.norm(x.index_select(0, last)), state
 
     @torch.no_grad()
     def decode(self, token_ids: Tensor, state: DecodeState) -> Tensor:
@@ -130,30 +155,18 @@ class LightningModel(Policy):
 
         Args:
             token_ids: [N] int64.
-            state: At least N rows; its buffers grow where they are full.
+            state: At least N rows.
 
         Returns:
             Final-normed hidden states [N, d].
         """
         N = len(token_ids)
+        state.reserve(N)
         lengths = state.lengths[:N]
-        window, by = 0, None
-        if state.keys.shape[0]:
-            window = window_of(int(lengths.max()))
-            state.reserve(window)
-            by = rotation(lengths, rotary_dim=self.config.rotary_dim, theta=self.config.rope_theta)
-        x = self.model.embed_tokens(token_ids)
-        linear = full = 0
-        for layer in self.model.layers:
-            assert isinstance(layer, LightningLayer)
-            if layer.is_linear:
-                x = layer.step_linear(x, state.linear[linear, :N])
-                linear += 1
-            else:
-                assert by is not None
-                buffers = state.keys[full, :N], state.values[full, :N]
-                x = layer.step_full(x, by, *buffers, lengths, window)
-                full += 1
+        width = int(lengths.max()) // PAGE + 1 if state.allocator.num_layers else 0
+        table = state.page_table[:N, :width].long()
+        by = rotation(lengths, rotary_dim=self.config.rotary_dim, theta=self.config.rope_theta)
+        x = self.model.step(token_ids, state, by, table)
         lengths.add_(1)
         hidden: Tensor = self.model.norm(x)
         return hidden

@@ -1,4 +1,4 @@
-"""Softmax attention with grouped queries, over packed sequences and over key-value buffers."""
+"""Softmax attention with grouped queries, over packed sequences and over pages."""
 
 from typing import Any
 
@@ -9,8 +9,12 @@ from torch.nn import functional as F
 
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.layout import BucketLayout
+from cispo.policy.lightning.pages import PAGE, append, gather
+from cispo.policy.lightning.prefill import Prefill
 from cispo.policy.lightning.rotary import Rotation, rotate
-from cispo.policy.lightning.state import KV_BLOCK
+
+_QUERY_BLOCK = 128
+"""Queries whose scores against a whole prompt exist at once."""
 
 
 class _Pad(torch.autograd.Function):
@@ -93,37 +97,77 @@ class SoftmaxAttention(nn.Module):
         v = self.v_proj(x).view(len(x), self.num_kv_heads, -1)
         return rotate(q, by), rotate(k, by), v
 
-    def forward(
-        self, x: Tensor, by: Rotation, queries: BucketLayout, keys: BucketLayout
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Attend over packed x [T, d]; return the output [T, d], keys and values [T, KVH, D]."""
+    def forward(self, x: Tensor, by: Rotation, queries: BucketLayout, keys: BucketLayout) -> Tensor:
+        """Attend over packed x [T, d]; return the output [T, d]."""
         q, k, v = self.project(x, by)
         output = packed_attention(q, k, v, queries=queries, keys=keys)
-        return self.o_proj(output.flatten(1)), k, v
+        y: Tensor = self.o_proj(output.flatten(1))
+        return y
+
+    def prefill(self, x: Tensor, plan: Prefill, pages: Tensor) -> Tensor:
+        """Attend over packed x [T, d] and the pages before it, [P, 2, KVH, PAGE, D], and append."""
+        q, k, v = self.project(x, plan.rotation)
+        append(pages, plan.page, plan.offset, (k[: len(plan.page)], v[: len(plan.page)]))
+        output = torch.empty_like(q)
+        if plan.fresh is not None:
+            of = plan.fresh
+            output[of.tokens] = packed_attention(
+                q[of.tokens], k[of.tokens], v[of.tokens], queries=of.queries, keys=of.keys
+            )
+        for part in plan.continued:
+            keys, values = gather(pages, part.table)
+            output[part.tokens] = continued_attention(q[part.tokens], keys, values, seen=part.seen)
+        y: Tensor = self.o_proj(output.flatten(1))
+        return y
 
     def step(
-        self, x: Tensor, by: Rotation, keys: Tensor, values: Tensor, lengths: Tensor, window: int
+        self, x: Tensor, by: Rotation, pages: Tensor, table: Tensor, lengths: Tensor
     ) -> Tensor:
-        """Attend from one new token a row, x [N, d], appending to buffers [N, KVH, capacity, D].
+        """Attend from one new token a row, x [N, d], appending to pages [P, 2, KVH, PAGE, D].
 
-        `lengths` [N] counts the tokens before this one; `window` is a multiple of 64 above all.
+        `lengths` [N] counts the tokens before this one; `table` [N, W] holds the pages of all rows,
+        those of the new tokens included.
         """
         q, k, v = self.project(x, by)
         N, H, D = q.shape
-        rows = torch.arange(N, device=x.device)
-        keys[rows, :, lengths] = k.to(keys.dtype)
-        values[rows, :, lengths] = v.to(values.dtype)
-        seen_keys = keys[:, :, :window].flatten(0, 1)
-        seen_values = values[:, :, :window].flatten(0, 1)
+        page = table.gather(1, (lengths // PAGE).view(-1, 1))[:, 0]
+        append(pages, page, lengths % PAGE, (k, v))
+        keys, values = gather(pages, table)
         grouped = q.reshape(N * self.num_kv_heads, H // self.num_kv_heads, D)
-        scores = torch.bmm(grouped, seen_keys.transpose(1, 2)).float().mul_(D**-0.5)
-        future = torch.arange(window, device=x.device) > lengths.view(-1, 1)
-        scores.view(N, H, window).masked_fill_(future.unsqueeze(1), -torch.inf)
-        output = torch.bmm(torch.softmax(scores, dim=-1).to(seen_values.dtype), seen_values)
+        scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).float().mul_(D**-0.5)
+        future = torch.arange(keys.shape[2], device=x.device) > lengths.view(-1, 1)
+        scores.view(N, H, -1).masked_fill_(future.unsqueeze(1), -torch.inf)
+        output = torch.bmm(torch.softmax(scores, dim=-1).to(values.dtype), values.flatten(0, 1))
         y: Tensor = self.o_proj(output.view(N, H * D))
         return y
 
 
-def window_of(longest: int) -> int:
-    """Tokens of the buffers that a step reads when the longest row has seen `longest` tokens."""
-    return (longest // KV_BLOCK + 1) * KV_BLOCK
+def continued_attention(q: Tensor, keys: Tensor, values: Tensor, *, seen: int) -> Tensor:
+    """Attend from the tokens of one sequence that follow its first `seen` ones.
+
+    Args:
+        q: [n, H, D].
+        keys: [1, KVH, S, D], S >= seen + n; what lies behind is not read.
+        values: Like the keys.
+        seen: Tokens before the first query.
+
+    Returns:
+        [n, H, D].
+    """
+    n, H, _ = q.shape
+    query = q.transpose(0, 1).unsqueeze(0)
+    outputs = []
+    for start in range(0, n, _QUERY_BLOCK):  # bounds the mask
+        stop = min(start + _QUERY_BLOCK, n)
+        reach = seen + torch.arange(start, stop, device=q.device).view(-1, 1)
+        mask = torch.arange(seen + stop, device=q.device) <= reach
+        outputs.append(
+            F.scaled_dot_product_attention(
+                query[:, :, start:stop],
+                keys[:, :, : seen + stop],
+                values[:, :, : seen + stop],
+                attn_mask=mask,
+                enable_gqa=keys.shape[1] != H,
+            )
+        )
+    return torch.cat(outputs, dim=2)[0].transpose(0, 1)
