@@ -35,6 +35,10 @@ _CARRIED_RELEASED = ("architectures", "model_type", "auto_map", "shared_moe_mode
 """Fields that mean nothing to us and are kept, in any layout or in the released one."""
 
 
+_NO_TOKENS = {"bos_token_id": None, "eos_token_id": None}
+"""As released; transformers would take 1 and 2 for fields that are missing."""
+
+
 def read_config(values: Mapping[str, Any], *, where: str) -> LightningConfig:
     """Read a config.json of any layout.
 
@@ -109,7 +113,7 @@ def config_fields(
     if layout == Layout.RELEASED:
         if source.get("model_type") != NATIVE_TYPE:
             kept |= {key: source[key] for key in _CARRIED_RELEASED if key in source}
-        return {**config.to_dict(), **kept, "torch_dtype": dtype}
+        return {**config.to_dict(), **_NO_TOKENS, **kept, "torch_dtype": dtype}
     key = "torch_dtype" if layout == Layout.TRANSFORMERS4 else "dtype"
     return {**_native_fields(config), **kept, key: dtype}
 
@@ -124,8 +128,7 @@ def _native_fields(config: LightningConfig) -> dict[str, Any]:
         "model_type": NATIVE_TYPE,
         "hidden_act": "silu",
         "sliding_window": None,
-        "bos_token_id": None,  # transformers' defaults are 1 and 2
-        "eos_token_id": None,
+        **_NO_TOKENS,
         # version 4 reads rope_theta, version 5 prefers this
         "rope_parameters": {"rope_theta": config.rope_theta, "rope_type": "default"},
         **named,

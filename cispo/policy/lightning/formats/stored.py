@@ -77,7 +77,9 @@ def _with_slope_rule(
 ) -> LightningConfig:
     """The model in transformers computes with the slopes that it finds, whoever wrote them."""
     linear = [i for i, kind in enumerate(config.layer_types) if kind == LINEAR]
-    stored = entries.get(f"model.layers.{linear[-1]}.self_attn.slope_rate") if linear else None
+    if not linear:
+        return config
+    stored = entries.get(f"model.layers.{linear[-1]}.self_attn.slope_rate")
     if stored is None:
         return replace(config, slope_rule=TRANSFORMERS)
     if stored.shape != (config.num_attention_heads, 1, 1):
