@@ -5,7 +5,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from cispo.policy.lightning.attention import resolve_kernels
 from cispo.policy.lightning.model import LightningModel
+from cispo.policy.lightning.native.stepper import NativeStepper
 from cispo.policy.lightning.state import DecodeState
 
 
@@ -65,6 +67,12 @@ def make_stepper(model: LightningModel, *, kernels: str = "auto") -> Stepper:
 
     Args:
         model: Its weights are read now, and again on every `refresh`.
-        kernels: `auto`, `torch`, `native` or `fla`; see `policy.kernels`.
+        kernels: As `policy.kernels`; with `fla`, which has no decoding of its own, it is torch.
+
+    Raises:
+        ConfigError: The kernels do not exist, or cannot run here or for this model.
     """
-    return TorchStepper(model)
+    chosen = resolve_kernels(kernels, model.lm_head.weight.device.type)
+    if chosen != "native" or (kernels == "auto" and not NativeStepper.fits(model.config)):
+        return TorchStepper(model)
+    return NativeStepper(model)
