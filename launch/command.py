@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cispo.config import RunConfig, SftConfig
+from cispo.config.score import ScoreConfig
 from cispo.errors import CispoError
 from launch.typed import schema_at, to_typed, unknown_key
 
@@ -81,3 +82,4 @@ def _store_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConfig)
     store.store(name="sft_schema", node=SftConfig)
+    store.store(name="score_schema", node=ScoreConfig)

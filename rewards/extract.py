@@ -4,6 +4,7 @@ import re
 
 _THOUGHT_OPENS, _THOUGHT_CLOSES = "<think>", "</think>"
 _ANSWER_OPENS, _ANSWER_CLOSES = "<answer>", "</answer>"
+_LONG_LINE = 2048
 _PROGRAM = re.compile(r"```(?:python3?|py)[ \t]*\n(.*?)(?:\n?```|\Z)", re.DOTALL | re.IGNORECASE)
 _BRACE = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)  # an escaped one is a character
 
@@ -32,9 +33,8 @@ def has_form(text: str) -> bool:
 def tagged_answer(text: str) -> str:
     """Return the last `<answer>..</answer>` after the thought, else all that follows it."""
     answer = after_thought(text)
-    before, closes, _ = answer.rpartition(_ANSWER_CLOSES)
-    _, opens, tagged = before.rpartition(_ANSWER_OPENS)
-    return tagged.strip() if closes and opens else answer
+    tagged = _last_tagged(answer)
+    return answer if tagged is None else tagged
 
 
 def program(text: str) -> str:
@@ -48,17 +48,26 @@ def math_answer(text: str) -> str:
     r"""Return the line after the thought with the last complete `\boxed{..}`, else the last line.
 
     The whole line, so that boxes side by side are one answer with several parts, and a guess in
-    each of several boxes is not right because one of them is.
+    each of several boxes is not right because one of them is; the box alone where the line is very
+    long. Where there is an `<answer>..</answer>`, only the last one is looked at, boxed if it is
+    not.
     """
     answer = after_thought(text)
+    if (tagged := _last_tagged(answer)) is not None:
+        return tagged if _last_box(tagged) else rf"\boxed{{{tagged}}}" if tagged else ""
     if (box := _last_box(answer)) is not None:
         start, end = box
         line_end = answer.find("\n", end)
-        return answer[
-            answer.rfind("\n", 0, start) + 1 : line_end if line_end >= 0 else None
-        ].strip()
+        line = answer[answer.rfind("\n", 0, start) + 1 : line_end if line_end >= 0 else None]
+        return line.strip() if len(line) <= _LONG_LINE else answer[start:end]
     lines = [line for line in answer.splitlines() if line.strip()]
     return lines[-1].strip() if lines else ""
+
+
+def _last_tagged(answer: str) -> str | None:
+    before, closes, _ = answer.rpartition(_ANSWER_CLOSES)
+    _, opens, tagged = before.rpartition(_ANSWER_OPENS)
+    return tagged.strip() if closes and opens else None
 
 
 def _last_box(text: str) -> tuple[int, int] | None:

@@ -1,5 +1,6 @@
 """Mathematical equality by math-verify; runs only inside the killable grader process."""
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -9,6 +10,11 @@ from math_verify import parse, verify
 from rewards.truth import BadTruthError, truth_field
 
 MAX_ANSWER_CHARACTERS = 4096
+_FULL_STOP = re.compile(r"\.\s*\}\s*\.?\s*\Z")
+"""A sentence's end inside the box."""
+
+_NUMBER = re.compile(r"[-+]?\d[\d.,]*")
+"""Read as text, because a comma in it may be a decimal one."""
 
 
 def grade_math(answer: str, truth: Mapping[str, Any]) -> Mapping[str, float]:
@@ -25,14 +31,14 @@ def grade_math(answer: str, truth: Mapping[str, Any]) -> Mapping[str, float]:
     if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
         return {"correct": 0.0}
     # The grader process has its own deadline; math-verify's would need signals.
-    predicted = parse(answer, parsing_timeout=None)
+    predicted = parse(_FULL_STOP.sub("}", answer), parsing_timeout=None)
     return {"correct": float(verify(list(gold), predicted, timeout_seconds=None))}
 
 
 @lru_cache(maxsize=4096)
 def _parse_reference(reference: str) -> tuple[Any, ...]:
-    is_latex = "\\boxed" in reference or "$" in reference
-    parsed = parse(reference if is_latex else rf"\boxed{{{reference}}}", parsing_timeout=None)
+    is_whole = "\\boxed" in reference or "$" in reference or _NUMBER.fullmatch(reference.strip())
+    parsed = parse(reference if is_whole else rf"\boxed{{{reference}}}", parsing_timeout=None)
     if not parsed:
         raise BadTruthError(f"the reference answer {reference!r} cannot be parsed")
     return tuple(parsed)

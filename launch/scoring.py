@@ -1,0 +1,57 @@
+"""One scoring of a file, from its configuration to the summary."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+from cispo.config.score import ScoreConfig
+from cispo.errors import ConfigError
+from cispo.tracking.console import open_console
+from rewards.build import build_verifier, known_verifiers
+from rewards.offline import Case, Tally, read_cases, score_cases
+
+PHASE = "score"
+
+
+def run_scoring(cfg: ScoreConfig) -> None:
+    """Score `input`, append to `output`, and print what it came to.
+
+    Raises:
+        CispoError: The configuration or a line of the input is refused.
+    """
+    if cfg.verifier not in known_verifiers():
+        known = ", ".join(sorted(known_verifiers()))
+        raise ConfigError(f"verifier={cfg.verifier}: there is no such verifier; choose {known}")
+    cases = read_cases(Path(cfg.input))
+    output = Path(cfg.output)
+    if not output.parent.is_dir():
+        raise ConfigError(f"output={output}: the folder {output.parent} does not exist")
+    if cfg.overwrite:
+        output.unlink(missing_ok=True)
+    tally = asyncio.run(_score(cfg, cases, output))
+    for line in tally.lines():
+        print(line)
+
+
+async def _score(cfg: ScoreConfig, cases: list[Case], output: Path) -> Tally:
+    verifier = build_verifier(
+        replace(cfg.reward, verifiers=[cfg.verifier]),
+        cfg.sandbox,
+        max_new_tokens=cfg.max_new_tokens,
+    )
+    try:
+        await verifier.start()
+        with open_console(name="score", iterations=len(cases)) as console:
+            console.progress.start(PHASE, len(cases))
+            tally = await score_cases(
+                verifier,
+                cases,
+                output,
+                name=cfg.verifier,
+                max_concurrent=cfg.max_concurrent,
+                advance=lambda count: console.progress.advance(PHASE, count),
+            )
+            console.progress.finish(PHASE)
+        return tally
+    finally:
+        await verifier.close()
