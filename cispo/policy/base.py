@@ -5,6 +5,18 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 
+class RouterLoad(NamedTuple):
+    """How the T tokens of a packed row use the experts of L layers.
+
+    Attributes:
+        counts: [L, E] int64 tokens that each expert got; a token counts once for each of its k.
+        entropy: [L] mean entropy of the router's probabilities, in nats.
+    """
+
+    counts: Tensor
+    entropy: Tensor
+
+
 class TokenScores(NamedTuple):
     """What the policy says of the T tokens of a packed row.
 
@@ -13,11 +25,13 @@ class TokenScores(NamedTuple):
         entropy: [T] float32, entropy in nats of the distribution of each action; 0.0 off the mask,
             and without a gradient.
         aux_loss: Scalar balance loss of the experts, mean over layers, unweighted; 0.0 without.
+        router_load: How the experts were used; None in a model without routers.
     """
 
     logprobs: Tensor
     entropy: Tensor
     aux_loss: Tensor
+    router_load: RouterLoad | None = None
 
 
 class Policy(nn.Module):

@@ -4,8 +4,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from cispo.policy.lightning.second_derivative import refuse_second_derivative
 
 _SLAB_BYTES = 2**20
 """Size of a slab's inner activations: products keep their speed, the rest is read from cache."""
@@ -41,8 +42,8 @@ class _FeedForward(torch.autograd.Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        refuse_second_derivative()
         x, gate_up, gate_up_proj, down_proj = ctx.saved_tensors
         grad_x = torch.empty_like(x)
         grad_gate_up_proj = torch.zeros_like(gate_up_proj)

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from cispo.policy.lightning.config import FULL, LINEAR, LightningConfig
 from cispo.policy.lightning.layout import bucket_layout, chunk_layout, positions
 from cispo.policy.lightning.linear import LightningAttention
-from cispo.policy.lightning.moe import MixtureOfExperts
+from cispo.policy.lightning.moe import Balance, MixtureOfExperts
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.prefill import Prefill
 from cispo.policy.lightning.rotary import Rotation, rotation
@@ -34,7 +34,7 @@ class Packing:
 class LightningLayer(nn.Module):
     """x' = norm(x), x <- alpha x' + beta sublayer(x'), first with attention, then with experts."""
 
-    def __init__(self, config: LightningConfig, layer: int) -> None:
+    def __init__(self, config: LightningConfig, layer: int, *, kernels: str = "auto") -> None:
         super().__init__()
         eps = config.rms_norm_eps
         self.input_layernorm = RmsNorm(config.hidden_size, eps=eps)
@@ -54,10 +54,14 @@ class LightningLayer(nn.Module):
             top_k=config.num_experts_per_tok,
             hidden_size=config.hidden_size,
             intermediate_size=config.intermediate_size,
+            kernels=kernels,
         )
 
-    def forward(self, x: Tensor, packing: Packing) -> tuple[Tensor, Tensor | None]:
-        """Run packed tokens x [T, d]; return the residual stream and the balance loss or None."""
+    def forward(self, x: Tensor, packing: Packing) -> tuple[Tensor, Balance | None]:
+        """Run packed tokens x [T, d]; return the residual stream and, with a router, its balance.
+
+        There is no balance where no gradient is wanted.
+        """
         normed = self.input_layernorm(x)
         if self.is_linear:
             y, _ = self.self_attn(normed, packing.chunks)
@@ -96,10 +100,10 @@ class LightningLayer(nn.Module):
         y = self.self_attn.step(normed, by, pages, table, lengths)
         return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 
-    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Balance | None]:
         normed = self.post_attention_layernorm(x)
-        y, loss = self.block_sparse_moe(normed)
-        return _residual(normed, y, self.expert_factors), loss
+        y, balance = self.block_sparse_moe(normed)
+        return _residual(normed, y, self.expert_factors), balance
 
 
 def _residual(normed: Tensor, y: Tensor, factors: tuple[float, float]) -> Tensor:

@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cispo.policy.base import Policy, TokenScores
+from cispo.policy.base import Policy, RouterLoad, TokenScores
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.layer import LightningLayer, Packing
+from cispo.policy.lightning.moe import Balance
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.pages import PAGE
 from cispo.policy.lightning.prefill import Prefill, plan_prefill
@@ -28,20 +29,19 @@ class LightningStack(nn.Module):
         self.layers = nn.ModuleList(layers)
         self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
 
-    def forward(self, token_ids: Tensor, packing: Packing) -> tuple[Tensor, Tensor]:
+    def forward(self, token_ids: Tensor, packing: Packing) -> tuple[Tensor, list[Balance]]:
         """Run packed tokens [T] through the layers.
 
         Returns:
-            Residual stream [T, d] before the final norm, and the mean balance loss.
+            Residual stream [T, d] before the final norm, and the balance of each layer's router.
         """
         x: Tensor = self.embed_tokens(token_ids)
-        losses = []
+        balances = []
         for layer in self.layers:
-            x, loss = layer(x, packing)
-            if loss is not None:
-                losses.append(loss)
-        aux_loss = torch.stack(losses).mean() if losses else x.new_zeros((), dtype=torch.float32)
-        return x, aux_loss
+            x, balance = layer(x, packing)
+            if balance is not None:
+                balances.append(balance)
+        return x, balances
 
     def prefill(self, token_ids: Tensor, plan: Prefill, linear: Tensor, pages: Tensor) -> Tensor:
         """Run packed tokens [T] that continue states [L_linear, S, H, D, D] and pages."""
@@ -97,16 +97,19 @@ class LightningModel(Policy):
         temperature: float = 1.0,
     ) -> TokenScores:
         """Score the action tokens of a packed row; see `Policy.forward`."""
-        hidden, aux_loss = self.hidden(token_ids, cu_seqlens)
+        hidden, balances = self.hidden(token_ids, cu_seqlens)
         logprobs, entropy = self.lm_head(
             hidden, token_ids, action_mask, chunk=self.logprob_chunk, temperature=temperature
         )
-        return TokenScores(logprobs, entropy, aux_loss)
+        if not balances:
+            return TokenScores(logprobs, entropy, logprobs.new_zeros(()))
+        losses, counts, entropies = (torch.stack(column) for column in zip(*balances, strict=True))
+        return TokenScores(logprobs, entropy, losses.mean(), RouterLoad(counts, entropies))
 
-    def hidden(self, token_ids: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, Tensor]:
-        """Final-normed hidden states [T, d] of packed sequences, and the experts' balance loss."""
-        x, aux_loss = self.model(token_ids, Packing(cu_seqlens, self.config))
-        return self.model.norm(x), aux_loss
+    def hidden(self, token_ids: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, list[Balance]]:
+        """Final-normed hidden states [T, d] of packed sequences, and the routers' balances."""
+        x, balances = self.model(token_ids, Packing(cu_seqlens, self.config))
+        return self.model.norm(x), balances
 
     @torch.no_grad()
     def prefill(

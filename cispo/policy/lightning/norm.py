@@ -4,7 +4,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
+
+from cispo.policy.lightning.second_derivative import refuse_second_derivative
 
 
 def inverse_rms(x: Tensor, eps: float) -> Tensor:
@@ -32,8 +33,8 @@ class _RmsNorm(torch.autograd.Function):
         return (normed * weight).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        refuse_second_derivative()
         normed, inverse, weight = ctx.saved_tensors
         width = normed.shape[-1]
         grad = grad.to(normed.dtype)
@@ -73,8 +74,8 @@ class _GatedRmsNorm(torch.autograd.Function):
         return (normed * weight).mul_(gate).to(x.dtype)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        refuse_second_derivative()
         normed, inverse, gate, weight = ctx.saved_tensors
         width = normed.shape[-1]
         grad = grad.to(normed.dtype)

@@ -11,5 +11,5 @@ def refuse_second_derivative() -> None:
     """
     if torch.is_grad_enabled():
         raise RuntimeError(
-            "lightning attention has no second derivative: take the gradient without create_graph"
+            "a lightning model has no second derivative: take the gradient without create_graph"
         )

@@ -3,28 +3,44 @@ import math
 import pytest
 import torch
 
+from cispo.policy.lightning.experts import Experts
 from cispo.policy.lightning.feedforward import feed_forward
-from cispo.policy.lightning.moe import Experts, MixtureOfExperts, Router, balance_loss, route
+from cispo.policy.lightning.moe import MixtureOfExperts, Router, balance_loss, route
+
+KERNELS = ["torch", "native"]
 
 
-def _experts(count, hidden=8, inner=12, dtype=torch.float32):
-    experts = Experts(count, hidden, inner).to(dtype)
+def _experts(count, *, kernels="torch", hidden=8, inner=12):
+    experts = Experts(count, hidden, inner, kernels=kernels)
     generator = torch.Generator().manual_seed(count)
     for parameter in experts.parameters():
-        parameter.data.copy_(torch.randn(parameter.shape, generator=generator, dtype=dtype))
+        parameter.data.copy_(torch.randn(parameter.shape, generator=generator) / hidden**0.5)
     return experts
 
 
 def _one_by_one(experts, x, routing):
+    """Token by token and expert by expert, in float64."""
+    x, weights = x.double(), routing.weights.double()
+    gate_up, down = experts.gate_up_proj.double(), experts.down_proj.double()
     rows = []
-    for token, chosen, weights in zip(x, routing.experts, routing.weights, strict=True):
-        out = 0
-        for expert, weight in zip(chosen.tolist(), weights, strict=True):
-            w1, w3 = experts.gate_up_proj[expert].chunk(2)
+    for token, chosen, shares in zip(x, routing.experts.tolist(), weights, strict=True):
+        out = torch.zeros_like(token)
+        for expert, share in zip(chosen, shares, strict=True):
+            w1, w3 = gate_up[expert].chunk(2)
             inner = torch.nn.functional.silu(w1 @ token) * (w3 @ token)
-            out = out + weight * (experts.down_proj[expert] @ inner)
+            out = out + share * (down[expert] @ inner)
         rows.append(out)
     return torch.stack(rows)
+
+
+def _tokens(count, hidden=8, seed=0):
+    return torch.randn(count, hidden, generator=torch.Generator().manual_seed(seed))
+
+
+def _logits(count, experts, seed=1):
+    logits = torch.randn(count, experts, generator=torch.Generator().manual_seed(seed))
+    logits[:, 0] = -50.0  # an expert without a token
+    return logits
 
 
 def test_the_router_keeps_the_likeliest_experts_and_renormalises():
@@ -55,34 +71,78 @@ def test_the_balance_loss_is_one_when_balanced_and_the_number_of_experts_when_no
     assert float(balance_loss(route(probabilities.log(), top_k=1))) == pytest.approx(1.1)
 
 
-@pytest.mark.parametrize("count", [2, 3, 9])
-def test_all_ways_to_run_experts_equal_the_loop_over_tokens(count):
-    experts = _experts(count)
-    x = torch.randn(40, 8, generator=torch.Generator().manual_seed(0))
-    logits = torch.randn(40, count, generator=torch.Generator().manual_seed(1))
-    logits[:, 0] = -50.0  # an expert without a token
-    routing = route(logits, top_k=min(2, count - 1))
-    expected = _one_by_one(experts, x, routing)
-    torch.testing.assert_close(experts(x, routing), expected, rtol=1e-4, atol=1e-4)
-    with torch.no_grad():
-        torch.testing.assert_close(experts(x, routing), expected, rtol=1e-4, atol=1e-4)
+SIZES = [
+    # experts, kept, tokens, hidden, inner: vectors filled and not, blocks of tokens full and not
+    (2, 1, 1, 8, 12),
+    (3, 2, 40, 8, 12),
+    (9, 2, 300, 24, 40),
+    (4, 3, 131, 64, 32),
+]
 
 
-def test_gradients_of_grouped_experts_equal_those_of_the_loop():
-    experts = _experts(3)
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(20, 8, generator=generator, requires_grad=True)
-    logits = torch.randn(20, 3, generator=generator, requires_grad=True)
-    weight = torch.randn(20, 8, generator=generator)
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("sizes", SIZES)
+def test_experts_and_their_gradients_equal_the_float64_loop_over_tokens(kernels, sizes):
+    count, kept, tokens, hidden, inner = sizes
+    experts = _experts(count, kernels=kernels, hidden=hidden, inner=inner)
+    x = _tokens(tokens, hidden).requires_grad_()
+    logits = _logits(tokens, count).requires_grad_()
     inputs = [x, logits, *experts.parameters()]
+    weight = _tokens(tokens, hidden, seed=2)
+    ours = experts(x, route(logits, top_k=kept))
+    expected = _one_by_one(experts, x, route(logits, top_k=kept))
+    assert (ours - expected).abs().max() <= 1e-5
+    found = torch.autograd.grad((ours * weight).sum(), inputs)
+    wanted = torch.autograd.grad((expected * weight).sum(), inputs)
+    for got, want in zip(found, wanted, strict=True):
+        assert (got - want).abs().max() <= 1e-5 * max(1.0, float(want.abs().max()))
+    assert found[2][0].abs().max() == 0, "the empty expert has no gradient"
+    with torch.no_grad():
+        assert torch.equal(experts(x, route(logits, top_k=kept)), ours)
 
-    def grads(run):
-        return torch.autograd.grad((run(route(logits, top_k=2)) * weight).sum(), inputs)
 
-    ours = grads(lambda routing: experts(x, routing))
-    theirs = grads(lambda routing: _one_by_one(experts, x, routing))
-    for got, want in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_a_token_gets_the_same_bits_in_any_company_and_with_any_number_of_threads(kernels):
+    experts = _experts(5, kernels=kernels, hidden=40, inner=24)
+    x, logits = _tokens(200, 40), _logits(200, 5)
+    with torch.no_grad():
+        whole = experts(x, route(logits, top_k=2))
+        for first, last in ((0, 1), (3, 5), (7, 24), (100, 200)):
+            part = experts(x[first:last], route(logits[first:last], top_k=2))
+            assert torch.equal(part, whole[first:last])
+        torch.set_num_threads(2)
+        try:
+            assert torch.equal(experts(x, route(logits, top_k=2)), whole)
+        finally:
+            torch.set_num_threads(1)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_the_experts_have_no_second_derivative(kernels):
+    experts = _experts(3, kernels=kernels)
+    x = _tokens(6).requires_grad_()
+    y = experts(x, route(_logits(6, 3), top_k=2))
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(torch.autograd.grad(y.sum(), x, create_graph=True)[0].sum(), x)
+
+
+def test_the_balance_tells_how_the_experts_are_used():
+    layer = MixtureOfExperts(4, top_k=2, hidden_size=4, intermediate_size=4)
+    for parameter in layer.parameters():
+        torch.nn.init.ones_(parameter)
+    layer.gate.weight.data.copy_(torch.eye(4))
+    # softmax of a token is its own exponentials: experts 0 and 1, 0 and 1, 0 and 2
+    x = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.4, 0.3, 0.2, 0.1], [0.4, 0.1, 0.2, 0.1]]).log()
+    _, balance = layer(x)
+    assert balance.counts.tolist() == [3, 2, 1, 0]
+    p = [[0.4, 0.3, 0.2, 0.1]] * 2 + [[0.5, 0.125, 0.25, 0.125]]
+    expected = -sum(q * math.log(q) for row in p for q in row) / 3
+    assert balance.entropy.item() == pytest.approx(expected)
+    means = [sum(column) / 3 for column in zip(*p, strict=True)]
+    loss = 4 * sum(share * m for share, m in zip((3 / 6, 2 / 6, 1 / 6, 0), means, strict=True))
+    assert balance.loss.item() == pytest.approx(loss)
+    with torch.no_grad():
+        assert layer(x)[1] is None
 
 
 def test_one_expert_is_a_plain_feed_forward_layer():
