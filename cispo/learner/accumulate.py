@@ -58,7 +58,7 @@ def accumulate(
         The statistics of this rank, and what is wrong with the first non-finite number of any rank,
         or None. With a fault the gradients of all ranks are NaN and must not be used.
     """
-    statistics = Statistics.empty(batches[0].token_ids.device)
+    statistics: Statistics | None = None
     checks: list[_Check] = []
     fault: str | None = None
     for index, batch in enumerate(batches):
@@ -77,7 +77,10 @@ def accumulate(
             ratio_min=rule.ratio_min,
             fresh_version=fresh_version,
         )
-        statistics.add(measured)
+        if statistics is None:
+            statistics = measured
+        else:
+            statistics.add(measured)
         checks.append(_check(batch, scores.logprobs, total))
         if is_last:
             fault = passes.agree(_first_fault(checks))
@@ -85,6 +88,7 @@ def accumulate(
                 # A rank cannot leave alone: its peers would wait in the pass's collectives.
                 total = total * math.nan
         passes.backward(total, is_last=is_last)
+    assert statistics is not None, "an update has a micro-batch on every rank"
     return statistics, fault
 
 

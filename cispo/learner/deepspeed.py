@@ -243,6 +243,9 @@ class DeepSpeedLearner:
         if self._num_ranks > 1:
             dist.all_reduce(statistics.sums)
             dist.all_reduce(statistics.histogram)
+            if statistics.expert_counts.numel():
+                dist.all_reduce(statistics.expert_counts)
+                dist.all_reduce(statistics.router_entropy)
             dist.all_reduce(statistics.maxima, op=dist.ReduceOp.MAX)
 
     def _shape(self) -> dict[str, str | int]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from cispo.batch.packing import Batch
+from cispo.learner.routers import router_metrics
 from cispo.policy.base import TokenScores
 
 BIN_NATS = 0.01
@@ -54,19 +55,26 @@ class Statistics:
         sums: [len(SUMS)] float64.
         maxima: [len(MAXIMA)] float64; -inf where nothing was seen.
         histogram: [2 * REACH_BINS + 1] float64, tokens by log(pi/mu); the outer bins are open.
+        expert_counts: [L, E] float64, tokens that each expert of each layer got, prompts included;
+            L is 0 in a model without routers.
+        router_entropy: [L] float64, entropy of each router's probabilities, summed over tokens.
     """
 
     sums: Tensor
     maxima: Tensor
     histogram: Tensor
+    expert_counts: Tensor
+    router_entropy: Tensor
 
     @staticmethod
-    def empty(device: torch.device) -> "Statistics":
-        """Statistics of no tokens."""
+    def empty(device: torch.device, *, routers: tuple[int, int] = (0, 0)) -> "Statistics":
+        """Statistics of no tokens, in a model with L routers to E experts each."""
         return Statistics(
             sums=torch.zeros(len(SUMS), dtype=torch.float64, device=device),
             maxima=torch.full((len(MAXIMA),), -math.inf, dtype=torch.float64, device=device),
             histogram=torch.zeros(2 * REACH_BINS + 1, dtype=torch.float64, device=device),
+            expert_counts=torch.zeros(routers, dtype=torch.float64, device=device),
+            router_entropy=torch.zeros(routers[0], dtype=torch.float64, device=device),
         )
 
     def add(self, other: "Statistics") -> None:
@@ -74,6 +82,8 @@ class Statistics:
         self.sums.add_(other.sums)
         torch.maximum(self.maxima, other.maxima, out=self.maxima)
         self.histogram.add_(other.histogram)
+        self.expert_counts.add_(other.expert_counts)
+        self.router_entropy.add_(other.router_entropy)
 
 
 @torch.no_grad()
@@ -104,9 +114,14 @@ def measure(
     is_counted = batch.token_weights != 0
     logprobs = scores.logprobs.detach()[is_counted]
     behaviour = batch.behaviour_logprobs[is_counted]
-    statistics = Statistics.empty(batch.token_ids.device)
+    load = scores.router_load
+    num_layers, num_experts = (0, 0) if load is None else load.counts.shape
+    statistics = Statistics.empty(batch.token_ids.device, routers=(num_layers, num_experts))
     if logprobs.numel() == 0:
         return statistics
+    if load is not None:
+        statistics.expert_counts.copy_(load.counts)
+        statistics.router_entropy.copy_(load.entropy * batch.num_tokens)
     log_ratios = logprobs - behaviour
     values = _ratio_values(
         log_ratios,
@@ -202,7 +217,9 @@ def metrics(statistics: Statistics) -> dict[str, float]:
         numbers["mismatch/max_nats"] = top["gap"]
         numbers["mismatch/tokens"] = s["fresh"]
         numbers["mismatch/probability_correlation"] = _correlation(s)
-    return numbers
+    return numbers | router_metrics(
+        statistics.expert_counts, statistics.router_entropy / s["tokens"]
+    )
 
 
 def _ratio_quantile(histogram: Tensor, share: float) -> float:

@@ -8,7 +8,7 @@ import torch
 from cispo.batch.packing import Batch
 from cispo.learner.statistics import Statistics, measure, metrics
 from cispo.objectives import cispo_loss
-from cispo.policy.base import TokenScores
+from cispo.policy.base import RouterLoad, TokenScores
 
 RATIOS = torch.tensor([0.0, 0.5, 1.0, 3.0, 10.0])
 ADVANTAGES = torch.tensor([0.0, 1.0, -1.0, -1.0, 2.0])
@@ -31,7 +31,10 @@ def batch_of(keep: slice, *, weight: float = 0.25) -> tuple[Batch, TokenScores]:
     )
     logprobs = torch.where(mask, behaviour + RATIOS[index].log(), 0.0)
     entropy = torch.where(mask, index.float(), 0.0)
-    return batch, TokenScores(logprobs, entropy, torch.zeros(()))
+    # every token to experts 0 and 1 of one layer, to experts 1 and 2 of the other
+    counts = len(index) * torch.tensor([[1, 1, 0, 0], [0, 1, 1, 0]])
+    load = RouterLoad(counts, torch.tensor([0.5, float(len(index))]))
+    return batch, TokenScores(logprobs, entropy, torch.zeros(()), load)
 
 
 def measured(keep: slice, *, fresh_version: int | None = None, weight: float = 0.25) -> Statistics:
@@ -88,19 +91,54 @@ def test_a_ratio_of_one_has_a_quantile_of_exactly_one() -> None:
 
 
 def test_parts_add_up_to_the_whole() -> None:
-    total = Statistics.empty(torch.device("cpu"))
+    total = Statistics.empty(torch.device("cpu"), routers=(2, 4))
     total.add(measured(slice(0, 1)))
     total.add(measured(slice(1, 4)))
     whole = measured(slice(None))
     assert torch.equal(total.histogram, whole.histogram)
     assert torch.equal(total.maxima, whole.maxima)
     found, expected = metrics(total), metrics(whole)
-    for name in expected.keys() - {"learn/tokens", "learn/aux_loss"}:
+    # the first token is a prompt that both parts have, and entropy is the part's own length
+    differ = {"learn/tokens", "learn/aux_loss", "moe/router_entropy_nats"}
+    for name in expected.keys() - differ - {"moe/router_entropy_nats/1"}:
         assert found[name] == pytest.approx(expected[name], rel=1e-6), name
+    # parts of two and four tokens
+    assert found["moe/router_entropy_nats/1"] == pytest.approx((2 * 2 + 4 * 4) / 6)
+
+
+def test_the_load_of_experts_is_that_of_the_whole_update() -> None:
+    found = metrics(measured(slice(None)))
+    # half of a layer's assignments go to its busiest expert, a quarter would be even
+    assert found["moe/load_max_ratio"] == found["moe/load_max_ratio/0"] == 2.0
+    assert found["moe/empty_experts_fraction"] == 0.5
+    assert found["moe/router_entropy_nats"] == pytest.approx((0.5 + 5) / 2)
+    skewed = Statistics.empty(torch.device("cpu"), routers=(2, 4))
+    skewed.sums.fill_(1.0)
+    skewed.expert_counts.copy_(torch.tensor([[6.0, 6.0, 6.0, 6.0], [24.0, 0.0, 0.0, 0.0]]))
+    found = metrics(skewed)
+    assert found["moe/load_max_ratio/0"] == 1.0
+    assert found["moe/load_max_ratio"] == found["moe/load_max_ratio/1"] == 4.0
+
+
+def test_a_model_without_routers_reports_no_load() -> None:
+    batch, scores = batch_of(slice(None))
+    found = metrics(
+        measure(
+            batch,
+            scores._replace(router_load=None),
+            batch.token_weights,
+            loss=torch.zeros(()),
+            aux_loss=torch.zeros(()),
+            ratio_max=5.0,
+            ratio_min=0.0,
+            fresh_version=None,
+        )
+    )
+    assert not [name for name in found if name.startswith("moe/")]
 
 
 def test_padding_of_a_rank_is_not_counted() -> None:
-    total = Statistics.empty(torch.device("cpu"))
+    total = Statistics.empty(torch.device("cpu"), routers=(2, 4))
     total.add(measured(slice(None)))
     expected = metrics(total)
     total.add(measured(slice(None), weight=0.0))
