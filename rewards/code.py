@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cispo.values
 from cispo.types import Ungraded
 from rewards.code_tests import CodeTests, code_tests
 from rewards.truth import BadTruthError
 from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox
 
 _DRIVER = Path(__file__).with_name("driver.py").read_bytes()
-_VALUES = Path(__file__).with_name("values.py").read_bytes()
+_VALUES = Path(cispo.values.__file__).read_bytes()
 _FRAME = re.compile(rb"(\d{1,6}) (-?\d{1,4}) (\d{1,9})\n")
 _FRAME_BYTES = 32
 _ATTEMPTS = 2

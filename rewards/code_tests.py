@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cispo.values import decode, equal
 from rewards.checkers import Checker, checker
 from rewards.truth import BadTruthError, truth_field
-from rewards.values import decode, equal
 
 DEFAULT_TOLERANCE = 1e-6
 
@@ -35,7 +35,7 @@ def code_tests(truth: Mapping[str, Any]) -> CodeTests:
     Args:
         truth: `{"tests": [{"stdin": text, "stdout": text}, ...]}`, with `"checker"` (see
             `rewards.checkers`); or `{"function": name, "tests": [{"args": [...], "kwargs": {...},
-            "expected": value}, ...]}` with values as `rewards.values.encode` writes them. Both may
+            "expected": value}, ...]}` with values as `cispo.values.encode` writes them. Both may
             have a `"tolerance"` of floats; that of calls is 0 unless it is given.
 
     Raises:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cispo.config import SourceConfig
+from cispo.data.code_rows import UnsoundTestsError, code_task
 from cispo.errors import ConfigError, TaskFileError
 from cispo.types import Message, Task
 
@@ -93,6 +94,8 @@ def _hub_rows(source: SourceConfig) -> list[Mapping[str, Any]]:
 
 def _task(row: Mapping[str, Any], source: SourceConfig, *, name: str, place: str) -> Task:
     verifier = row.get("verifier", source.verifier)
+    if verifier == "code" and "truth" not in row:
+        row = _read_code_row(row, source, place)
     solution = row.get("solution")
     return Task(
         task_id=str(row.get("task_id", f"{name}/{place.rpartition(' ')[2].strip('[]')}")),
@@ -102,6 +105,17 @@ def _task(row: Mapping[str, Any], source: SourceConfig, *, name: str, place: str
         source=str(row.get("source_name", name)),
         solution=solution if isinstance(solution, str) else None,
     )
+
+
+def _read_code_row(row: Mapping[str, Any], source: SourceConfig, place: str) -> dict[str, Any]:
+    """Put a public data set's problem into the columns of a task."""
+    try:
+        problem, truth, solution = code_task(row)
+    except UnsoundTestsError as error:
+        raise TaskFileError(f"{place}: {error}") from error
+    identity = row.get("task_id", row.get("id"))
+    named = {} if identity is None else {"task_id": str(identity)}
+    return {**named, source.problem_field: problem, "truth": truth, "solution": solution}
 
 
 def _messages(row: Mapping[str, Any], source: SourceConfig, place: str) -> tuple[Message, ...]:

@@ -10,7 +10,7 @@ from cispo.types import Ungraded
 from rewards.code import CodeGrader
 from rewards.code_tests import code_tests
 from rewards.truth import BadTruthError
-from rewards.values import encode
+from cispo.values import encode
 from sandboxes.base import Limits
 from sandboxes.bubblewrap import BubblewrapSandbox
 
