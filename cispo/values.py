@@ -76,7 +76,7 @@ def equal(result: object, expected: object, *, tolerance: float = 0.0) -> bool:
     """Whether a result is what was expected.
 
     An expected list also accepts a tuple, because many data sets hold JSON, which has no tuples; an
-    expected tuple accepts no list. True is not 1.
+    expected tuple accepts no list.
 
     Args:
         result: Of the program.
