@@ -1,0 +1,1 @@
+"""Software-engineering tasks: a repository with a fault, its issue, and hidden tests."""

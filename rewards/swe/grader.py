@@ -1,0 +1,231 @@
+"""Grades a patch: what a policy's change of a repository is worth by the hidden tests."""
+
+import asyncio
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from cispo.config.swe import SweConfig
+from cispo.data.swe.instance import Instance
+from cispo.data.swe.patch import BadPatchError, FilePatch
+from cispo.data.swe.read_patch import parse_diff
+from cispo.types import Ungraded
+from rewards.swe.answer import filter_patch, read_patch
+from rewards.swe.calibrate import (
+    Calibration,
+    UnsoundError,
+    calibrate,
+    candidates,
+    disguised_files,
+)
+from rewards.swe.disguise import Disguise, choose_clones
+from rewards.swe.jail_run import JailRun, Order, run_in_jail
+from rewards.swe.tested import NOTHING, TestedPatch, failure_of, in_disguise, judge_run
+from rewards.swe.verdict import TestRun, read_run
+from rewards.truth import BadTruthError, truth_field
+from sandboxes.base import Limits, Outcome
+from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.swe.environment import Environment, Environments, UnbuildableError
+
+_OUTPUT_BYTES = 2**20
+
+
+class LostError(Exception):
+    """The sandbox was lost, which is nobody's fault who is graded."""
+
+
+class SweGrader:
+    """Runs hidden tests on patches, a few at a time."""
+
+    def __init__(
+        self, jails: BubblewrapSandbox, settings: SweConfig, *, max_concurrent: int
+    ) -> None:
+        """Take the sandbox.
+
+        Args:
+            jails: Where tests run.
+            settings: Places and limits.
+            max_concurrent: Jails that run at once.
+        """
+        self._jails = jails
+        self._settings = settings
+        self._environments = Environments(
+            Path(settings.cache).expanduser() if settings.cache else None,
+            repositories=Path(settings.repositories).expanduser()
+            if settings.repositories
+            else None,
+        )
+        self._slots = asyncio.Semaphore(max_concurrent)
+        self._calibrating: dict[str, asyncio.Lock] = {}
+
+    @property
+    def cache(self) -> Path:
+        """Where environments and calibrations are kept."""
+        return self._environments.cache
+
+    async def grade(self, text: str, truth: Mapping[str, Any]) -> Mapping[str, float] | Ungraded:
+        """Return the parts of a grading.
+
+        `correct` is 1.0 where all tests pass and nobody cheated; `fail_to_pass` and `pass_to_pass`
+        are the shares of those that pass, 0.0 where somebody did; `applied`, `tamper` and
+        `timed_out` are 0.0 or 1.0. What only the machine can be blamed for is `Ungraded`.
+
+        Args:
+            text: An answer with a patch in it, or the diff that an agent leaves.
+            truth: `{"instance": {...}}`, see `cispo.data.swe.instance`.
+        """
+        try:
+            instance = Instance.from_json(truth_field(truth, "instance", dict))
+        except (BadTruthError, ValueError) as error:
+            return Ungraded(cause=f"swe: {error}")
+        try:
+            patches = read_patch(text, default_path=_only(instance.shown_files))
+        except BadPatchError:
+            return NOTHING
+        tested = await self.test(instance, patches)
+        return tested if isinstance(tested, Ungraded) else tested.parts
+
+    async def test(
+        self, instance: Instance, patches: Sequence[FilePatch], *, skip_empty: bool = True
+    ) -> TestedPatch | Ungraded:
+        """Run the hidden tests on a patch, of which tests and configuration are dropped.
+
+        Args:
+            instance: The task.
+            patches: All changes.
+            skip_empty: Whether a patch of which nothing is left counts as wrong without a run.
+        """
+        try:
+            environment = await self._environments.get(instance)
+            setup = instance.setup
+            answer = filter_patch(
+                patches,
+                environment.repo,
+                source_roots=setup.source_roots,
+                modules=environment.modules,
+            )
+            if skip_empty and not answer.patches:
+                dropped = tuple(f"{path}: {why}" for path, why in answer.dropped.items())
+                return TestedPatch(parts=NOTHING, findings=("nothing is changed", *dropped))
+            calibration = await self.calibration(instance, environment)
+        except (UnbuildableError, UnsoundError) as error:
+            return Ungraded(cause=f"swe: {error}")
+        except LostError as error:
+            return Ungraded(cause=f"swe: the sandbox was lost {error}")
+        return await self._test(instance, environment, calibration, answer.patches)
+
+    async def calibration(
+        self, instance: Instance, environment: Environment | None = None
+    ) -> Calibration:
+        """Return what is known of the tests of an instance, learnt now if need be.
+
+        Raises:
+            UnbuildableError: Its environment cannot be made.
+            UnsoundError: Its own solution does not do.
+            LostError: The sandbox was lost.
+        """
+        if environment is None:
+            environment = await self._environments.get(instance)
+        key = instance.content_hash
+        path = self.cache / "calibrations" / f"{key}.json"
+        async with self._calibrating.setdefault(key, asyncio.Lock()):
+            known = Calibration.load(path)
+            if known is None:
+                known = await self._calibrate(instance, environment)
+                known.save(path)
+        return known
+
+    async def _calibrate(self, instance: Instance, environment: Environment) -> Calibration:
+        rng = Random(instance.content_hash)
+        try:
+            gold = parse_diff(instance.patch)
+        except BadPatchError as error:
+            raise UnsoundError(f"its patch cannot be read: {error}") from error
+        kept = filter_patch(
+            gold,
+            environment.repo,
+            source_roots=instance.setup.source_roots,
+            modules=environment.modules,
+        )
+        clones = candidates(environment, instance, rng)
+        files = disguised_files(environment, instance, clones, rng)
+        run, tests = await self._run(instance, environment, kept.patches, files)
+        if (cause := failure_of(run)) is not None:
+            raise UnsoundError(f"with the reference solution, {cause}")
+        if tests.contradictions:
+            raise UnsoundError(f"with the reference solution, {tests.contradictions[0]}")
+        return calibrate(instance, tests, files, cpu_seconds=run.result.cpu_seconds)
+
+    async def _test(
+        self,
+        instance: Instance,
+        environment: Environment,
+        calibration: Calibration,
+        patches: Sequence[FilePatch],
+    ) -> TestedPatch | Ungraded:
+        rng = Random(secrets.randbits(128))
+        first = [test.partition("[")[0] for test in calibration.fail_to_pass]
+        clones, bits = choose_clones(
+            calibration.clones, first=first, num_bits=self._settings.canary_bits, rng=rng
+        )
+        files = disguised_files(environment, instance, clones, rng)
+        try:
+            run, tests = await self._run(instance, environment, patches, files, calibration)
+        except LostError as error:
+            return Ungraded(cause=f"swe: the sandbox was lost {error}")
+        return judge_run(run, tests, calibration, files, bits=bits)
+
+    async def _run(
+        self,
+        instance: Instance,
+        environment: Environment,
+        patches: Sequence[FilePatch],
+        files: Mapping[str, Disguise],
+        calibration: Calibration | None = None,
+    ) -> tuple[JailRun, TestRun]:
+        settings = self._settings
+        nonce = secrets.token_hex(16)
+        if calibration is None:
+            listed = [
+                test.partition("[")[0] for test in (*instance.fail_to_pass, *instance.pass_to_pass)
+            ]
+        else:
+            listed = [*calibration.fail_to_pass, *calibration.pass_to_pass]
+        clones = [name for file in files.values() for name in file.clones]
+        order = Order(
+            patches=patches,
+            sources={**environment.tests, **{path: file.source for path, file in files.items()}},
+            files=list(files),
+            selected=[*in_disguise(dict.fromkeys(listed), files), *clones],
+            nonce=nonce,
+        )
+        limits = Limits(
+            cpu_seconds=settings.cpu_seconds,
+            wall_seconds=settings.wall_seconds,
+            memory_bytes=settings.memory_bytes,
+            max_processes=settings.max_processes,
+            output_bytes=_OUTPUT_BYTES,
+            tmp_bytes=settings.write_bytes,
+        )
+        async with self._slots:
+            run = await run_in_jail(
+                self._jails,
+                environment,
+                instance,
+                order,
+                limits,
+                scratch=self.cache / "gradings",
+                write_bytes=settings.write_bytes,
+            )
+        if run.result.outcome is Outcome.LOST:
+            said = run.result.stderr.decode(errors="replace").strip()
+            raise LostError(said.rpartition("\n")[2])
+        has_run = run.report is not None and "events" in run.report
+        return run, read_run(run.report, nonce) if has_run and run.report else TestRun()
+
+
+def _only(shown: Mapping[str, str]) -> str | None:
+    """Return the one file that a prompt shows, which changes without a path are about."""
+    return next(iter(shown)) if len(shown) == 1 else None

@@ -1,0 +1,174 @@
+"""Runs hidden tests once, in a fresh jail, on a copy of the repository with a patch."""
+
+import json
+import signal
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cispo.data.swe.instance import Instance
+from cispo.data.swe.patch import FilePatch
+from rewards.swe.answer import as_json
+from sandboxes.base import ExecResult, Limits, Outcome, Program
+from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.swe.environment import Environment
+from sandboxes.swe.inside import hunks
+from sandboxes.workspace import (
+    WORKSPACE,
+    Ran,
+    Workspace,
+    WorkspaceLostError,
+    give_away,
+    open_workspace,
+)
+
+_INSIDE = Path(__file__).with_name("inside")
+_RUNNERS = {"pytest": "pytest_runner.py", "functions": "function_runner.py"}
+_PACKAGES = "/opt/packages"
+_REPORT_BYTES = 2**24
+_ATTEMPTS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """What to run.
+
+    Attributes:
+        patches: Changes of the policy, or of the reference.
+        sources: Hidden files by path.
+        files: Test files that are run.
+        selected: Ids of the tests that are run, with parameters or for all of them.
+        nonce: Word that every line of the runner begins with.
+    """
+
+    patches: Sequence[FilePatch]
+    sources: Mapping[str, str]
+    files: Sequence[str]
+    selected: Sequence[str]
+    nonce: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JailRun:
+    """How it ended.
+
+    Attributes:
+        result: Of the jail.
+        report: What the trusted driver reported; None where it could not.
+    """
+
+    result: ExecResult
+    report: Mapping[str, Any] | None
+
+
+async def run_in_jail(
+    jails: BubblewrapSandbox,
+    environment: Environment,
+    instance: Instance,
+    order: Order,
+    limits: Limits,
+    *,
+    scratch: Path,
+    write_bytes: int,
+) -> JailRun:
+    """Run tests in a jail of their own; one that is lost or killed is tried again, once.
+
+    Args:
+        jails: Makes jails.
+        environment: Of the instance.
+        instance: Whose tests are run.
+        order: What to run.
+        limits: Of all that runs in the jail.
+        scratch: Folder for the hidden files while the jail lives; jails must be able to reach it.
+        write_bytes: What may be written to the repository and to `/tmp`.
+    """
+    for _ in range(_ATTEMPTS):
+        with _shown(order.sources, scratch) as shown:
+            workspace = Workspace(
+                base=environment.repo,
+                read_only={_PACKAGES: environment.packages, **shown},
+                write_bytes=write_bytes,
+            )
+            try:
+                async with open_workspace(jails, workspace, limits) as session:
+                    program = _program(instance, order)
+                    ran = await session.run(program, limits, result_bytes=_REPORT_BYTES)
+            except WorkspaceLostError as error:
+                ran = Ran(result=_lost(str(error)), private=b"")
+        run = JailRun(result=ran.result, report=_read(ran))
+        if ran.result.outcome is not Outcome.LOST and not _was_killed(ran.result):
+            break
+    return run
+
+
+@contextmanager
+def _shown(sources: Mapping[str, str], scratch: Path) -> Iterator[dict[str, Path]]:
+    """Write the hidden files for as long as the block runs, and say where the jail shows them."""
+    scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=scratch, prefix="tests-") as name:
+        folder = Path(name)
+        shown = {}
+        for number, (path, text) in enumerate(sources.items()):
+            file = folder / str(number)
+            file.write_text(text, encoding="utf-8", newline="")
+            file.chmod(0o644)
+            shown[f"{WORKSPACE}/{path}"] = file
+        folder.chmod(0o755)
+        give_away(folder)
+        yield shown
+
+
+def _program(instance: Instance, order: Order) -> Program:
+    setup = instance.setup
+    roots = [WORKSPACE if root == "." else f"{WORKSPACE}/{root}" for root in setup.source_roots]
+    job = {
+        "repo": WORKSPACE,
+        "patches": [as_json(patch) for patch in order.patches],
+        "environment": {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
+        "max_event_bytes": _REPORT_BYTES // 4,
+        "runner": {
+            "repo": WORKSPACE,
+            "packages": _PACKAGES,
+            "source_roots": roots,
+            "plugins": list(setup.plugins),
+            "files": list(order.files),
+            "selected": list(order.selected),
+            "nonce": order.nonce,
+        },
+    }
+    return Program(
+        argv=("python3", "-I", "-S", "/tmp/driver.py"),
+        files={
+            "driver.py": (_INSIDE / "driver.py").read_bytes(),
+            "runner.py": (_INSIDE / _RUNNERS[setup.runner]).read_bytes(),
+            "hunks.py": Path(hunks.__file__).read_bytes(),
+            "job.json": json.dumps(job).encode(),
+        },
+    )
+
+
+def _read(ran: Ran) -> Mapping[str, Any] | None:
+    """Read the report; a driver that was killed while it wrote left none."""
+    try:
+        report = json.loads(ran.private)
+    except ValueError:
+        return None
+    return report if isinstance(report, dict) else None
+
+
+def _was_killed(result: ExecResult) -> bool:
+    return result.outcome is Outcome.EXITED and result.exit_code == 128 + signal.SIGKILL
+
+
+def _lost(reason: str) -> ExecResult:
+    return ExecResult(
+        outcome=Outcome.LOST,
+        exit_code=None,
+        stdout=b"",
+        stderr=reason.encode(),
+        cpu_seconds=0.0,
+        wall_seconds=0.0,
+    )
