@@ -12,8 +12,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from cispo.config import RunConfig, SftConfig
+from cispo.config import ExportConfig, RunConfig, SftConfig
 from cispo.config.score import ScoreConfig
+from cispo.config.serve import ServeConfig
 from cispo.errors import CispoError
 from launch.typed import schema_at, to_typed, unknown_key
 
@@ -83,3 +84,5 @@ def _store_schemas() -> None:
     store.store(name="train_schema", node=RunConfig)
     store.store(name="sft_schema", node=SftConfig)
     store.store(name="score_schema", node=ScoreConfig)
+    store.store(name="serve_schema", node=ServeConfig)
+    store.store(name="export_schema", node=ExportConfig)

@@ -6,6 +6,7 @@ fail to compose them.
 """
 
 from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig, SandboxConfig
+from cispo.config.export import ExportConfig
 from cispo.config.judge import JudgeConfig
 from cispo.config.learner import LearnerConfig, OptimizerConfig
 from cispo.config.objective import AdvantageKind, ObjectiveConfig, ObjectiveKind, TokenWeighting
@@ -17,6 +18,7 @@ __all__ = [
     "AdvantageKind",
     "ClusterConfig",
     "EvaluationConfig",
+    "ExportConfig",
     "JudgeConfig",
     "LearnerConfig",
     "ObjectiveConfig",

@@ -1,13 +1,13 @@
 """Lightning models from and to folders, in the released checkpoint's layout or in transformers'."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from cispo.policy.lightning.config import LightningConfig
-from cispo.policy.lightning.formats.config_json import MODEL_TYPES
+from cispo.policy.lightning.formats.config_json import MODEL_TYPES, refuse_other_logits
 from cispo.policy.lightning.formats.convert import write_model
 from cispo.policy.lightning.formats.layouts import Layout
 from cispo.policy.lightning.formats.parts import in_memory
@@ -26,11 +26,13 @@ def save_lightning(
     """Write config.json and weights into a new folder; `load_lightning` reads back the same bits.
 
     Raises:
-        ConfigError: The layout's software would compute other logits; see `write_model`.
+        ConfigError: The layout's software would compute other logits; see `refuse_other_logits`.
     """
+    if not allow_other_logits:
+        refuse_other_logits(model.config, layout)
     folder.mkdir(parents=True, exist_ok=True)
     parts = {name: in_memory(tensor) for name, tensor in released_tensors(model)}
-    write_model(folder, model.config, parts, layout=layout, allow_other_logits=allow_other_logits)
+    write_model(folder, model.config, parts, layout=layout)
 
 
 def is_lightning(folder: Path) -> bool:
@@ -71,7 +73,12 @@ def empty_model(
 
 def released_tensors(model: LightningModel) -> Iterator[tuple[str, Tensor]]:
     """Views of the parameters by the released names: one matrix an expert, w1 and w3 apart."""
-    for name, parameter in model.named_parameters():
+    return released_names(model.named_parameters())
+
+
+def released_names(parameters: Iterable[tuple[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """Rename and split a `LightningModel`'s parameters into views by the released names."""
+    for name, parameter in parameters:
         tensor = parameter.detach()
         if name.endswith(".experts.gate_up_proj"):
             prefix = name.removesuffix("gate_up_proj")

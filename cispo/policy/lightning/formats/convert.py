@@ -1,4 +1,4 @@
-"""Write a lightning model in any layout, from memory or from another folder."""
+"""Write a lightning model in any layout, from memory or from other files."""
 
 import json
 import shutil
@@ -10,11 +10,11 @@ import torch
 
 from cispo.errors import ConfigError
 from cispo.policy.lightning.config import LightningConfig
-from cispo.policy.lightning.formats.config_json import config_fields, refuse_other_logits
+from cispo.policy.lightning.formats.config_json import config_fields
 from cispo.policy.lightning.formats.derived import derived_tensor, is_derived
 from cispo.policy.lightning.formats.layouts import Layout, StoredTensor, stored_tensors
 from cispo.policy.lightning.formats.parts import DTYPE_NAMES, DTYPES, Part, in_memory
-from cispo.policy.lightning.formats.stored import CONFIG, open_model
+from cispo.policy.lightning.formats.stored import CONFIG, StoredModel
 from cispo.policy.lightning.formats.write_safetensors import Outgoing, write_shards
 
 MAX_SHARD_BYTES = 5 * 10**9
@@ -31,11 +31,11 @@ def write_model(
     dtype: torch.dtype | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
     source: Mapping[str, Any] | None = None,
-    allow_other_logits: bool = False,
 ) -> None:
     """Write config.json and weights into an existing folder, config.json last.
 
-    Holds one block of one tensor in memory, however large the model is.
+    Holds one block of one tensor in memory, however large the model is. Whether the layout's
+    software computes the same logits is for `refuse_other_logits` to say.
 
     Args:
         folder: Where to.
@@ -45,13 +45,10 @@ def write_model(
         dtype: Of the weights; routers and decays are never narrowed. None keeps each tensor's own.
         max_shard_bytes: Largest file, unless one tensor alone is larger.
         source: Its earlier config.json, whose fields without a meaning here are carried over.
-        allow_other_logits: Write it even where the layout's software would compute other logits.
 
     Raises:
-        ConfigError: The layout's software would compute other logits, or the disk is too small.
+        ConfigError: The disk is too small.
     """
-    if not allow_other_logits:
-        refuse_other_logits(config, layout)
     tensors = list(_outgoing(config, parts, layout, dtype))
     needed, free = sum(t.num_bytes for t in tensors), shutil.disk_usage(folder).free
     if needed > free:
@@ -63,33 +60,17 @@ def write_model(
     (folder / CONFIG).write_text(json.dumps(fields, indent=2) + "\n")
 
 
-def convert_folder(
-    source: Path,
-    folder: Path,
-    *,
-    layout: Layout,
-    dtype: torch.dtype | None = None,
-    max_shard_bytes: int = MAX_SHARD_BYTES,
-    allow_other_logits: bool = False,
-) -> None:
-    """Convert a folder in any layout into an existing empty one, with its tokenizer.
+def copy_beside(model: StoredModel, folder: Path, *, layout: Layout) -> None:
+    """Copy what belongs to a model and is not weights: tokenizer, generation config, licence.
 
-    Raises:
-        ConfigError: The source is incomplete or ambiguous, or see `write_model`.
+    Code goes along only where config.json may still name it.
     """
-    model = open_model(source)
-    write_model(
-        folder,
-        model.config,
-        model.parts,
-        layout=layout,
-        dtype=dtype,
-        max_shard_bytes=max_shard_bytes,
-        source=model.fields,
-        allow_other_logits=allow_other_logits,
-    )
+    weights = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".index.json")
     keeps_code = model.layout == layout == Layout.RELEASED
-    for file in _beside_the_weights(source):
+    for file in sorted(model.folder.iterdir()):
+        is_hidden_or_weights = file.name.startswith(".") or file.name.endswith(weights)
+        if not file.is_file() or is_hidden_or_weights or file.name == CONFIG:
+            continue
         if keeps_code or file.suffix != ".py":
             shutil.copyfile(file, folder / file.name)
 
@@ -126,16 +107,3 @@ def _dtype(stored: StoredTensor, own: str, dtype: torch.dtype | None) -> str:
 
 def _is_router(stored: StoredTensor) -> bool:
     return stored.parts[0].endswith(".block_sparse_moe.gate.weight")
-
-
-def _beside_the_weights(folder: Path) -> list[Path]:
-    """Tokenizer, generation config, licence: small files that belong to the model."""
-    weights = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".safetensors.index.json")
-    return [
-        file
-        for file in sorted(folder.iterdir())
-        if file.is_file()
-        and file.name != CONFIG
-        and not file.name.startswith(".")
-        and not file.name.endswith((*weights, ".bin.index.json"))
-    ]

@@ -92,20 +92,19 @@ def _with_slope_rule(
 def _parts(
     config: LightningConfig, layout: Layout, entries: Mapping[str, Entry], folder: Path
 ) -> dict[str, Part]:
-    where = f"policy.path={folder}"
     parts: dict[str, Part] = {}
     known = {tensor.name: tensor for tensor in stored_tensors(config, layout)}
     for name, entry in entries.items():
         if name not in known:
-            raise ConfigError(f"{where}: config.json has no place for {name}")
+            raise ConfigError(f"{folder}: config.json has no place for {name}")
         if entry.shape != known[name].shape:
             raise ConfigError(
-                f"{where}: {name} is {list(entry.shape)}, "
+                f"{folder}: {name} is {list(entry.shape)}, "
                 f"but config.json makes it {list(known[name].shape)}"
             )
         names = known[name].parts
         parts |= zip(names, entry.parts(len(names)), strict=True)
     missing = [t.name for t in known.values() if not t.is_optional and t.name not in entries]
     if missing:
-        raise ConfigError(f"{where}: {missing[0]} and {len(missing) - 1} more are missing")
+        raise ConfigError(f"{folder}: {missing[0]} and {len(missing) - 1} more are missing")
     return parts

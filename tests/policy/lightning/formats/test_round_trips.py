@@ -9,7 +9,8 @@ import torch
 from cispo.errors import ConfigError
 from cispo.policy.lightning.checkpoint import load_lightning, save_lightning
 from cispo.policy.lightning.config import FULL, LINEAR
-from cispo.policy.lightning.formats.convert import convert_folder
+from cispo.policy.lightning.formats.config_json import refuse_other_logits
+from cispo.policy.lightning.formats.convert import copy_beside, write_model
 from cispo.policy.lightning.formats.layouts import Layout
 from cispo.policy.lightning.formats.stored import open_model
 
@@ -26,9 +27,13 @@ SHAPES = {
 }
 
 
-def convert(source, folder, layout, **options):
+def convert(source, folder, layout, *, allow_other_logits=False, **options):
+    model = open_model(source)
+    if not allow_other_logits:
+        refuse_other_logits(model.config, layout)
     folder.mkdir()
-    convert_folder(source, folder, layout=layout, **options)
+    write_model(folder, model.config, model.parts, layout=layout, source=model.fields, **options)
+    copy_beside(model, folder, layout=layout)
     return folder
 
 
@@ -142,8 +147,6 @@ def test_a_half_rotary_model_goes_to_transformers_only_when_asked(lightning, fol
         folder = tmp_path / layout
         with pytest.raises(ConfigError, match=r"rotary_dim=8.*head_dim=16.*allow_other_logits"):
             convert(tmp_path / "source", folder, layout)
-        assert not list(folder.iterdir())
-        folder.rmdir()
         convert(tmp_path / "source", folder, layout, allow_other_logits=True)
         assert open_model(folder).config == model.config
         assert json.loads((folder / "config.json").read_text())["cispo_rotary_dim"] == 8
