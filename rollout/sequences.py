@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cispo.errors import DivergedError
 from cispo.types import PolicyVersion
-from rollout.backends.base import Finished, Increment, Request, StopRules, TopLogprobs
-from rollout.sampling import NonFiniteLogitsError, SamplingRows, likeliest, sample, uniforms
+from rollout.backends.base import Finished, Increment, Request, StopRules
+from rollout.owners import Owner, SavedRow
+from rollout.sampling import Drawn, NonFiniteLogitsError, SamplingRows, likeliest, sample, uniforms
 from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
+from rollout.thinking import ThinkingBudgets
+from rollout.token_text import THINKING_END, TextWatch
 
 _FIRST_COLUMNS = 256
 
@@ -24,25 +27,6 @@ class Moves(NamedTuple):
 
     target: Tensor
     source: Tensor
-
-
-@dataclass(slots=True, eq=False)
-class _Owner:
-    """Whose tokens a row holds.
-
-    Attributes:
-        request: The request.
-        member: Which of its members.
-        oldest_version: Weights that sampled the first token.
-        num_streamed: Tokens that were handed out as increments.
-        top_logprobs: A list a token, where the request asks for them.
-    """
-
-    request: Request
-    member: int
-    oldest_version: PolicyVersion
-    num_streamed: int = 0
-    top_logprobs: list[TopLogprobs] = field(default_factory=list)
 
 
 class Sequences:
@@ -63,12 +47,11 @@ class Sequences:
         stop: StopRules,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.num_active = 0
+        self.owners: list[Owner] = []
         self.capacity = capacity
         self._repetition_tokens = stop.repetition_tokens
         self._log_threshold = math.log(stop.repetition_probability)
         self._is_stop = stop_table(stop.token_ids, vocabulary_size).to(device)
-        self._owners: list[_Owner] = []
         self._increments: list[Increment] = []
 
         def column(dtype: torch.dtype) -> Tensor:
@@ -83,11 +66,25 @@ class Sequences:
             column(torch.float32), column(torch.float64), column(torch.int64), column(torch.float32)
         )
         self._rows = torch.arange(capacity, device=device)
-        self._tokens = torch.zeros(capacity, _FIRST_COLUMNS, dtype=torch.int32, device=device)
-        self._logprobs = torch.zeros(capacity, _FIRST_COLUMNS, device=device)
-        self._full_logprobs = torch.zeros_like(self._logprobs)
+        self._records = [
+            torch.zeros(capacity, _FIRST_COLUMNS, dtype=dtype, device=device)
+            for dtype in (torch.int32, torch.float32, torch.float32)
+        ]
         self._codes = column(torch.int64)
         self._longest = 0
+        self._watch: TextWatch | None = None
+        closing: tuple[int, ...] = ()
+        if stop.text is not None:
+            closing = stop.text.thinking_end
+            self._watch = TextWatch(
+                stop.text, capacity, vocabulary_size=vocabulary_size, device=device
+            )
+        self._thinking = ThinkingBudgets(closing, capacity, device=device)
+
+    @property
+    def num_active(self) -> int:
+        """Rows that are running."""
+        return len(self.owners)
 
     @property
     def num_free(self) -> int:
@@ -101,9 +98,11 @@ class Sequences:
             Their rows.
         """
         rows = slice(self.num_active, self.num_active + len(members))
-        self.num_active = rows.stop
-        self._owners += [_Owner(request, member, version) for member in members]
         params = request.sampling
+        texts = params.stop
+        if params.max_thinking_tokens or params.max_answer_tokens:
+            texts = (*texts, THINKING_END)
+        self.owners += [Owner(request, member, version, texts=texts) for member in members]
         self._seeds[rows] = torch.tensor([request.seeds[member] for member in members])
         self._counts[rows] = 0
         self._streaks[rows] = 0
@@ -111,6 +110,10 @@ class Sequences:
         values = (params.temperature, params.top_p, params.top_k, params.min_p)
         for setting, value in zip(self._settings, values, strict=True):
             setting[rows] = value
+        self._thinking.admit(rows, params)
+        if self._watch is not None:
+            for row in range(rows.start, rows.stop):
+                self._watch.watch(row, texts)
         return rows
 
     def draw(self, logits: Tensor, version: PolicyVersion) -> list[int]:
@@ -124,30 +127,24 @@ class Sequences:
         """
         active = slice(self.num_active)
         rows, counts = self._rows[active], self._counts[active]
-        noise = uniforms(self._seeds[active], counts.cpu()).to(logits.device)
-        try:
-            drawn = sample(logits, noise, SamplingRows(*(s[active] for s in self._settings)))
-        except NonFiniteLogitsError as error:
-            owner = self._owners[error.row]
-            raise DivergedError(
-                f"task {owner.request.task_id}, rollout {owner.member}: the logits after token "
-                f"{int(counts[error.row])} are not finite under weights {version}"
-            ) from error
+        sampled = self._sample(logits, version)
+        drawn, is_forced = self._thinking.close(sampled, counts)
         self._make_room()
-        self._tokens[rows, counts] = drawn.token_ids.int()
-        self._logprobs[rows, counts] = drawn.logprobs
-        self._full_logprobs[rows, counts] = drawn.full_logprobs
+        for record, values in zip(self._records, drawn, strict=True):
+            record[rows, counts] = values.to(record.dtype)
         self._record_likeliest(logits)
         self.last_tokens[active] = drawn.token_ids
         counts += 1
         self._longest += 1
         streaks = self._streaks[active]
-        streaks.copy_(
-            extend_streaks(streaks, drawn.full_logprobs, log_threshold=self._log_threshold)
-        )
+        certain = drawn.full_logprobs
+        if is_forced is not None:
+            certain = certain.masked_fill(is_forced, -torch.inf)
+        streaks.copy_(extend_streaks(streaks, certain, log_threshold=self._log_threshold))
         self._codes = stop_codes(
             drawn.token_ids,
             counts,
+            text_stops=self._read_texts(drawn.token_ids),
             budgets=self._budgets[active],
             streaks=streaks,
             is_stop=self._is_stop,
@@ -169,21 +166,48 @@ class Sequences:
         moves = Moves(
             torch.tensor(target, dtype=torch.int64), torch.tensor(source, dtype=torch.int64)
         )
+        if self._watch is not None:
+            for row in rows:
+                self._watch.watch(row, ())
         for to, origin in zip(target, source, strict=True):
-            self._owners[to] = self._owners[origin]
-        del self._owners[remaining:]
-        self.num_active = remaining
+            self.owners[to] = self.owners[origin]
+            if self._watch is not None:
+                self._watch.move(to, origin)
+        del self.owners[remaining:]
         if target:
-            self._seeds[moves.target] = self._seeds[moves.source]
-            columns = (self.last_tokens, self._counts, self._budgets, self._streaks)
-            records = (self._tokens, self._logprobs, self._full_logprobs)
-            for column in (*columns, *self._settings, *records):
+            for column in (*self._columns, *self._records):
                 column[moves.target] = column[moves.source]
+        self._thinking.note_rows(remaining)
         return moves
+
+    def save(self, row: int) -> SavedRow:
+        """Return all that is known of a running row, which stays."""
+        count = int(self._counts[row])
+        return SavedRow(
+            self.owners[row],
+            [column[row].clone() for column in self._columns],
+            [record[row, :count].clone() for record in self._records],
+        )
+
+    def restore(self, saved: SavedRow) -> int:
+        """Give a saved sequence a row; returns it."""
+        row = self.num_active
+        self.owners.append(saved.owner)
+        for column, value in zip(self._columns, saved.columns, strict=True):
+            column[row] = value
+        count = len(saved.records[0])
+        self._longest = max(self._longest, count)
+        self._make_room()
+        for record, values in zip(self._records, saved.records, strict=True):
+            record[row, :count] = values
+        if self._watch is not None:
+            self._watch.watch(row, saved.owner.texts)
+        self._thinking.note_rows(self.num_active)
+        return row
 
     def rows_of(self, request_id: int) -> list[int]:
         """Return the running rows of a request."""
-        return [r for r, owner in enumerate(self._owners) if owner.request.request_id == request_id]
+        return [r for r, owner in enumerate(self.owners) if owner.request.request_id == request_id]
 
     def forget(self, request_id: int) -> list[int]:
         """Drop what a request has not been handed yet, and return its rows, to be retired."""
@@ -197,49 +221,117 @@ class Sequences:
         increments, self._increments = self._increments, []
         return increments
 
-    def _stream(self, row: int) -> None:
-        owner = self._owners[row]
-        new = slice(owner.num_streamed, int(self._counts[row]) if owner.request.stream else 0)
-        if new.start >= new.stop:
-            return
-        owner.num_streamed = new.stop
-        self._increments.append(
-            Increment(
-                request_id=owner.request.request_id,
-                member=owner.member,
-                token_ids=self._tokens[row, new].tolist(),
-                logprobs=self._logprobs[row, new].tolist(),
-                full_logprobs=self._full_logprobs[row, new].tolist(),
-                top_logprobs=owner.top_logprobs[new] if owner.request.top_logprobs else None,
-            )
+    def token_ids(self, row: int) -> list[int]:
+        """What a row has sampled so far."""
+        ids: list[int] = self._records[0][row, : int(self._counts[row])].tolist()
+        return ids
+
+    def is_sampled(self, row: int) -> list[bool]:
+        """Which of a row's tokens the policy sampled."""
+        return self._thinking.is_sampled(row, int(self._counts[row]))
+
+    def replace_logprobs(self, row: int, full_logprobs: Tensor) -> None:
+        """Put other log-probabilities before truncation, [count] float32, in the recorded places.
+
+        Those of tokens that were replaced before stay. The kept mass stays as it was sampled with.
+        """
+        owner, count = self.owners[row], int(self._counts[row])
+        new = slice(owner.num_replayed, count)
+        owner.num_replayed = count
+        _, logprobs, full = (record[row, new] for record in self._records)
+        is_sampled = torch.tensor(self.is_sampled(row)[new], device=full.device)
+        kept = full - logprobs  # log of the mass
+        logprobs.copy_(torch.where(is_sampled, full_logprobs[new] - kept, 0.0))
+        full.copy_(torch.where(is_sampled, full_logprobs[new], 0.0))
+
+    @property
+    def _columns(self) -> tuple[Tensor, ...]:
+        return (
+            self.last_tokens,
+            self._seeds,
+            self._counts,
+            self._budgets,
+            self._streaks,
+            *self._settings,
+            self._thinking.limits,
+            self._thinking.answers,
         )
+
+    def _sample(self, logits: Tensor, version: PolicyVersion) -> Drawn:
+        active = slice(self.num_active)
+        counts = self._counts[active]
+        noise = uniforms(self._seeds[active], counts.cpu()).to(logits.device)
+        try:
+            return sample(logits, noise, SamplingRows(*(s[active] for s in self._settings)))
+        except NonFiniteLogitsError as error:
+            owner = self.owners[error.row]
+            raise DivergedError(
+                f"task {owner.request.task_id}, rollout {owner.member}: the logits after token "
+                f"{int(counts[error.row])} are not finite under weights {version}"
+            ) from error
 
     def _record_likeliest(self, logits: Tensor) -> None:
         """Keep the likeliest tokens of the rows whose requests want to know them."""
-        rows = [row for row, owner in enumerate(self._owners) if owner.request.top_logprobs]
+        rows = [row for row, owner in enumerate(self.owners) if owner.request.top_logprobs]
         if not rows:
             return
-        wanted = [self._owners[row].request.top_logprobs for row in rows]
+        wanted = [self.owners[row].request.top_logprobs for row in rows]
         index = torch.tensor(rows, device=logits.device)
         values, ids = likeliest(logits[index], self._settings.temperature[index], max(wanted))
         lists = zip(rows, wanted, ids.tolist(), values.tolist(), strict=True)
         for row, count, tokens, logprobs in lists:
             pairs = list(zip(tokens, logprobs, strict=True))[:count]
-            self._owners[row].top_logprobs.append(pairs)
+            self.owners[row].top_logprobs.append(pairs)
+
+    def _read_texts(self, token_ids: Tensor) -> list[int]:
+        """Look for watched texts; returns the rows that end with one."""
+        if self._watch is None:
+            return []
+        stopped = []
+        for row in self._watch.candidates(token_ids):
+            owner, count = self.owners[row], int(self._counts[row])
+            tail = slice(max(0, count - self._watch.tail(row)), count)
+            found = self._watch.found(row, self._records[0][row, tail].tolist())
+            if any(text in owner.request.sampling.stop for text in found):
+                stopped.append(row)
+            elif found:  # the thoughts have ended
+                self._thinking.end(row, count, self._budgets)
+                owner.texts = owner.request.sampling.stop
+                self._watch.watch(row, owner.texts)
+        return stopped
+
+    def _stream(self, row: int) -> None:
+        owner = self.owners[row]
+        new = slice(owner.num_streamed, int(self._counts[row]) if owner.request.stream else 0)
+        if new.start >= new.stop:
+            return
+        owner.num_streamed = new.stop
+        token_ids, logprobs, full_logprobs = (r[row, new].tolist() for r in self._records)
+        self._increments.append(
+            Increment(
+                request_id=owner.request.request_id,
+                member=owner.member,
+                token_ids=token_ids,
+                logprobs=logprobs,
+                full_logprobs=full_logprobs,
+                top_logprobs=owner.top_logprobs[new] if owner.request.top_logprobs else None,
+            )
+        )
 
     def _finished(self, row: int, version: PolicyVersion) -> Finished:
         self._stream(row)
-        owner = self._owners[row]
+        owner = self.owners[row]
         count = int(self._counts[row])
         reason = REASON_OF_CODE[int(self._codes[row])]
         assert reason is not None, f"row {row} is still running"
+        token_ids, logprobs, full_logprobs = (r[row, :count].tolist() for r in self._records)
         return Finished(
             request_id=owner.request.request_id,
             member=owner.member,
-            token_ids=self._tokens[row, :count].tolist(),
-            logprobs=self._logprobs[row, :count].tolist(),
-            full_logprobs=self._full_logprobs[row, :count].tolist(),
-            is_sampled=[True] * count,
+            token_ids=token_ids,
+            logprobs=logprobs,
+            full_logprobs=full_logprobs,
+            is_sampled=self.is_sampled(row),
             top_logprobs=owner.top_logprobs if owner.request.top_logprobs else None,
             stop_reason=reason,
             oldest_version=owner.oldest_version,
@@ -247,12 +339,11 @@ class Sequences:
         )
 
     def _make_room(self) -> None:
-        """Double the recorded tokens' columns before any row can reach the last one."""
-        columns = self._tokens.shape[1]
+        """Widen the records before any row can reach their last column."""
+        columns = self._records[0].shape[1]
         if self._longest < columns:
             return
         self._longest = int(self._counts[: self.num_active].max())
-        if self._longest == columns:
-            self._tokens = torch.nn.functional.pad(self._tokens, (0, columns))
-            self._logprobs = torch.nn.functional.pad(self._logprobs, (0, columns))
-            self._full_logprobs = torch.nn.functional.pad(self._full_logprobs, (0, columns))
+        if self._longest >= columns:
+            more = max(columns, self._longest + 1 - columns)
+            self._records = [F.pad(record, (0, more)) for record in self._records]

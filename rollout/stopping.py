@@ -1,5 +1,6 @@
 """Decides for every row at once whether its sequence has ended."""
 
+from collections.abc import Sequence
 from typing import Final
 
 import torch
@@ -11,6 +12,7 @@ RUNNING: Final = 0
 REASON_OF_CODE: Final = (
     None,
     StopReason.END_OF_TURN,
+    StopReason.STOP_STRING,
     StopReason.REPETITION,
     StopReason.LENGTH,
 )
@@ -46,6 +48,7 @@ def stop_codes(
     streaks: Tensor,
     is_stop: Tensor,
     repetition_tokens: int,
+    text_stops: Sequence[int] = (),
 ) -> Tensor:
     """Return the index into `REASON_OF_CODE` of each row: [N] int64, 0 where the sequence goes on.
 
@@ -60,8 +63,11 @@ def stop_codes(
         streaks: [N] consecutive tokens above the repetition threshold, these included.
         is_stop: [V] bool, from `stop_table`.
         repetition_tokens: Streak that ends a sequence; 0 never does.
+        text_stops: Rows whose text now holds a stop text.
     """
-    codes = torch.where(counts >= budgets, 3, RUNNING)
+    codes = torch.where(counts >= budgets, 4, RUNNING)
     if repetition_tokens > 0:
-        codes = torch.where(streaks >= repetition_tokens, 2, codes)
+        codes = torch.where(streaks >= repetition_tokens, 3, codes)
+    if text_stops:
+        codes[list(text_stops)] = 2
     return torch.where(is_stop[token_ids], 1, codes)

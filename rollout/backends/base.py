@@ -11,6 +11,7 @@ from cispo.types import PolicyVersion, StopReason
 if TYPE_CHECKING:
     from cispo.config import SamplingConfig
     from cispo.weights.buckets import WeightBucket
+    from rollout.token_text import TokenText
 
 
 TopLogprobs: TypeAlias = Sequence[tuple[int, float]]
@@ -53,11 +54,13 @@ class StopRules:
         token_ids: A token among these ends its sequence and belongs to it.
         repetition_tokens: So many tokens in a row above the probability end it; 0 never does.
         repetition_probability: See `repetition_tokens`.
+        text: Of the tokenizer; None where no request has stop texts or budgets of thoughts.
     """
 
     token_ids: frozenset[int]
     repetition_tokens: int = 0
     repetition_probability: float = 0.99
+    text: TokenText | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,12 +159,22 @@ class EngineStatistics:
         prefill_tokens: Prompt tokens computed, a shared prompt once.
         decode_steps: Steps in which at least one sequence advanced.
         busy_seconds: Wall time inside `Backend.step`.
+        prefix_hits: Prompts whose beginning was kept from another one.
+        prefix_saved_tokens: Prompt tokens that were therefore not computed.
+        prefix_evictions: Kept beginnings that were dropped for want of room.
+        prefix_bytes: Memory of those that are kept now.
+        pages_used: Pages of keys and values in use now.
     """
 
     sampled_tokens: int = 0
     prefill_tokens: int = 0
     decode_steps: int = 0
     busy_seconds: float = 0.0
+    prefix_hits: int = 0
+    prefix_saved_tokens: int = 0
+    prefix_evictions: int = 0
+    prefix_bytes: int = 0
+    pages_used: int = 0
 
 
 class Backend(Protocol):
@@ -259,3 +272,14 @@ def refuse_features(request: Request, engine: str, *features: str) -> None:
             raise ValueError(
                 f"task {request.task_id}: {name}={value!r} is not for rollout.backend={engine}"
             )
+
+
+def refuse_text_rules(request: Request, stop: StopRules) -> None:
+    """Refuse a request that needs texts from an engine that has no tokenizer.
+
+    Raises:
+        ValueError: It names the field.
+    """
+    if stop.text is None:
+        names = ("stop", "max_thinking_tokens", "max_answer_tokens")
+        refuse_features(request, "lightning without a tokenizer", *names)

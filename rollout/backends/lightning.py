@@ -23,39 +23,32 @@ from rollout.backends.base import (
     StopRules,
     Suspended,
     refuse_beyond,
-    refuse_features,
+    refuse_text_rules,
 )
+from rollout.owners import SavedRow
+from rollout.prefix_cache import PrefixCache
+from rollout.prompts import PromptReader, Reading
+from rollout.replay import Replayed, replayed_logprobs
 from rollout.sequences import Sequences
 
-_PREFILL_TOKENS = 8192
-"""Prompts of up to this many tokens together, or one longer prompt, are computed at once."""
+_PREFILL_TOKENS = 2048
+"""Prompt tokens between two steps of decoding, so that a long prompt stalls nobody."""
 
 
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    """A request with members that have no row yet.
+@dataclass(frozen=True, slots=True)
+class _Interrupted:
+    """What a suspended request takes along.
 
     Attributes:
-        request: The request.
-        next_member: Its first member without a row.
-        hidden: [1, d] after the prompt, once that is computed.
-        state: Of one row, after the prompt.
+        next_member: The first member that had no row yet.
+        version: The engine's weights.
+        rows: Sequences, and what each has read of all its tokens but the last one; None where that
+            has to be computed again.
     """
 
-    request: Request
-    next_member: int = 0
-    hidden: Tensor | None = None
-    state: DecodeState | None = None
-
-    @property
-    def remaining(self) -> int:
-        return len(self.request.seeds) - self.next_member
-
-    def forget(self) -> None:
-        """Drop what was computed, and return its pages."""
-        if self.state is not None:
-            self.state.reset(torch.zeros(1, dtype=torch.long, device=self.state.lengths.device))
-        self.hidden = self.state = None
+    next_member: int
+    version: PolicyVersion
+    rows: list[tuple[SavedRow, DecodeState | None]]
 
 
 class LightningBackend:
@@ -68,76 +61,132 @@ class LightningBackend:
         model: A float32 model of this engine's own; its weights are overwritten by `load_weights`.
         stop: When sequences end.
         max_sequences: Rows.
+        kernels: Of the decoding steps; see `policy.kernels`.
+        prefix_cache_bytes: Memory for what prompts leave behind; 0 keeps nothing.
+        recomputes_state: Whether running sequences are read again by new weights, or go on from
+            what the old ones made of them.
+        replays: Whether the training form of the model computes the reported log-probabilities.
     """
 
-    def __init__(self, model: LightningModel, stop: StopRules, *, max_sequences: int) -> None:
+    def __init__(
+        self,
+        model: LightningModel,
+        stop: StopRules,
+        *,
+        max_sequences: int,
+        kernels: str = "auto",
+        prefix_cache_bytes: int = 0,
+        recomputes_state: bool = False,
+        replays: bool = False,
+    ) -> None:
         self._model = model.requires_grad_(False).eval()
+        self._stop = stop
+        self._recomputes_state = recomputes_state
+        self._replays = replays
         device = model.lm_head.weight.device
         self._sequences = Sequences(
             max_sequences, vocabulary_size=model.config.vocab_size, stop=stop, device=device
         )
-        self._stepper = make_stepper(model)
+        self._stepper = make_stepper(model, kernels=kernels)
         num_rows = max(max_sequences, self._stepper.min_rows)
         dtype = model.lm_head.weight.dtype
         self._state = DecodeState.empty(model.config, num_rows, dtype=dtype, device=device)
-        self._hidden = torch.zeros(num_rows, model.config.hidden_size, dtype=dtype, device=device)
+        self._hidden = torch.zeros(num_rows, model.config.hidden_size, device=device)
         self._tokens = torch.zeros(num_rows, dtype=torch.int64, device=device)
-        self._waiting: deque[_Waiting] = deque()
+        self._cache = PrefixCache(prefix_cache_bytes)
+        self._reader = PromptReader(model, self._state.allocator, self._cache)
+        self._resumed: deque[tuple[SavedRow, DecodeState]] = deque()
         self._version = PolicyVersion(0)
         self._statistics = EngineStatistics()
 
     @property
     def num_active(self) -> int:
         """Sequences that are running or waiting."""
-        return self._sequences.num_active + sum(waiting.remaining for waiting in self._waiting)
+        return self._sequences.num_active + self._reader.num_waiting + len(self._resumed)
 
     @property
     def statistics(self) -> EngineStatistics:
         """Counts since the start."""
-        return self._statistics
+        statistics = self._statistics
+        statistics.prefix_hits = self._cache.num_hits
+        statistics.prefix_saved_tokens = self._cache.num_saved_tokens
+        statistics.prefix_evictions = self._cache.num_evictions
+        statistics.prefix_bytes = self._cache.nbytes
+        statistics.pages_used = self._state.allocator.num_used
+        return statistics
 
     def start(self, request: Request) -> None:
         """Accept a request.
 
         Raises:
-            ValueError: It exceeds the model's positions.
+            ValueError: It exceeds the model's positions, or needs texts without a tokenizer.
         """
         refuse_beyond(request, self._model.config.max_position_embeddings)
-        refuse_features(request, "lightning", "stop", "max_thinking_tokens", "max_answer_tokens")
-        self._waiting.append(_Waiting(request))
+        refuse_text_rules(request, self._stop)
+        self._reader.add(Reading(request))
 
     @torch.inference_mode()
     def abort(self, request_id: int) -> None:
         """Forget a request."""
-        for waiting in [w for w in self._waiting if w.request.request_id == request_id]:
-            self._waiting.remove(waiting)
-            waiting.forget()
+        self._reader.remove(request_id)
+        self._resumed = deque(r for r in self._resumed if not _is_of(r[0], request_id))
         self._retire(self._sequences.forget(request_id))
 
+    @torch.inference_mode()
+    def suspend(self, request_id: int) -> Suspended:
+        """Take a request out with its states, which any engine of the same model can go on from.
+
+        Raises:
+            ValueError: It is not running.
+        """
+        rows = self._sequences.rows_of(request_id)
+        waiting = self._reader.remove(request_id)
+        resumed = [r for r in self._resumed if _is_of(r[0], request_id)]
+        owners = [self._sequences.owners[row] for row in rows]
+        owners += [saved.owner for saved, _ in resumed]
+        requests = [owner.request for owner in owners] + [reading.request for reading in waiting]
+        if not requests:
+            raise ValueError(f"request {request_id} is not running")
+        if self._replays:
+            self._replay(rows)
+        interrupted: list[tuple[SavedRow, DecodeState | None]] = [*resumed]
+        for row in rows:
+            state = self._state.take(self._index([row]))
+            interrupted.append((self._sequences.save(row), state))
+        self._resumed = deque(r for r in self._resumed if r not in resumed)
+        self._retire(rows)
+        next_member = len(requests[0].seeds)
+        for reading in waiting:
+            if reading.saved is not None:
+                interrupted.append((reading.saved, None))
+            else:
+                next_member = reading.next_member
+        return Suspended(
+            request=requests[0], state=_Interrupted(next_member, self._version, interrupted)
+        )
+
+    @torch.inference_mode()
+    def resume(self, suspended: Suspended) -> None:
+        """Go on with a request, before those that wait; its rows read their last token first."""
+        state: _Interrupted = suspended.state
+        request = suspended.request
+        if state.next_member < len(request.seeds):
+            self._reader.add(Reading(request, next_member=state.next_member), first=True)
+        is_outdated = self._recomputes_state and state.version != self._version
+        for saved, seen in state.rows:
+            if seen is None or is_outdated:
+                self._reader.add(Reading(request, saved), first=True)
+            else:
+                self._resumed.append((saved, seen))
+
+    @torch.inference_mode()
     def increments(self) -> list[Increment]:
         """Return what streaming requests got since the last call."""
         return self._sequences.increments()
 
-    def suspend(self, request_id: int) -> Suspended:
-        """Refuse: this engine cannot suspend.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f"request {request_id}: rollout.backend=lightning cannot suspend")
-
-    def resume(self, suspended: Suspended) -> None:
-        """Refuse: this engine cannot suspend.
-
-        Raises:
-            ValueError: Always.
-        """
-        task = suspended.request.task_id
-        raise ValueError(f"task {task}: rollout.backend=lightning cannot resume")
-
     @torch.inference_mode()
     def step(self) -> list[Finished]:
-        """Read the last tokens, admit waiting sequences, and draw a token for every row.
+        """Read last tokens and a part of waiting prompts, and draw a token for every row.
 
         Raises:
             DivergedError: Logits are not finite; the message names the task.
@@ -145,31 +194,39 @@ class LightningBackend:
         if self.num_active == 0:
             return []
         start = time.perf_counter()
+        self._restore()
         self._decode()
+        self._statistics.prefill_tokens += self._reader.read(
+            num_free=self._sequences.num_free, max_tokens=_PREFILL_TOKENS
+        )
         self._admit()
-        num_active = self._sequences.num_active
-        logits = self._stepper.logits(self._hidden[: max(num_active, self._stepper.min_rows)])
-        ended = self._sequences.draw(logits[:num_active], self._version)
-        finished = self._sequences.finished(ended, self._version)
-        self._retire(ended)
-        self._statistics.sampled_tokens += num_active
-        self._statistics.decode_steps += 1
+        finished = self._draw() if self._sequences.num_active else []
         self._statistics.busy_seconds += time.perf_counter() - start
         return finished
 
     @torch.inference_mode()
     def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
-        """Replace the weights; running sequences keep their state and go on with the new ones.
+        """Replace the weights; running sequences go on with the new ones.
 
         Raises:
             WeightSyncError: The buckets are not the whole model, or changed on the way.
         """
+        if self._replays:  # the weights that sampled these tokens are about to go
+            self._replay(range(self._sequences.num_active))
         checksum = apply_buckets(self._model, buckets)
         self._stepper.refresh()
-        for waiting in self._waiting:  # what the old weights made of a prompt is wrong for new ones
-            waiting.forget()
         self._version = version
+        self._reader.start_over(version)
+        if self._recomputes_state:
+            self._read_again()
         return checksum
+
+    def _restore(self) -> None:
+        """Give rows to resumed sequences; their last token is still to be read."""
+        while self._resumed and self._sequences.num_free:
+            saved, state = self._resumed.popleft()
+            row = self._sequences.restore(saved)
+            self._state.write(self._index([row]), state, self._index([0]))
 
     def _decode(self) -> None:
         """Read the last token of every running row."""
@@ -178,57 +235,74 @@ class LightningBackend:
             return
         num_rows = max(num_active, self._stepper.min_rows)
         self._state.lengths[num_active:num_rows] = 0
-        self._tokens[:num_active] = self._sequences.last_tokens[:num_active]
         self._state.reserve(num_active)
+        self._tokens[:num_active] = self._sequences.last_tokens[:num_active]
         self._hidden[:num_rows] = self._stepper.step(self._tokens[:num_rows], self._state)
 
     def _admit(self) -> None:
-        """Give free rows to waiting sequences, in the order of their requests."""
-        while self._waiting and self._sequences.num_free:
-            waiting = self._waiting[0]
-            if waiting.state is None:
-                self._prefill()
-            count = min(waiting.remaining, self._sequences.num_free)
-            members = range(waiting.next_member, waiting.next_member + count)
-            rows = self._sequences.admit(waiting.request, members, self._version)
-            assert waiting.hidden is not None
-            assert waiting.state is not None
-            self._hidden[rows] = waiting.hidden
-            self._state.write(
-                torch.arange(rows.start, rows.stop, device=self._tokens.device),
-                waiting.state,
-                self._tokens.new_zeros(count),
-            )
-            waiting.next_member = members.stop
-            if waiting.remaining == 0:
-                self._waiting.popleft().forget()
+        """Give free rows to sequences whose prompts are read."""
+        for reading in self._reader.ready(self._sequences.num_free):
+            first = self._sequences.num_active
+            if reading.saved is not None:
+                self._sequences.restore(reading.saved)
+                count = 1
+            else:
+                count = min(reading.remaining, self._sequences.num_free)
+                members = range(reading.next_member, reading.next_member + count)
+                self._sequences.admit(reading.request, members, self._version)
+                reading.next_member = members.stop
+            assert reading.read is not None
+            rows = self._index(range(first, first + count))
+            self._state.write(rows, reading.read.state, torch.zeros_like(rows))
+            self._hidden[rows] = reading.read.hidden.float()
+            if reading.saved is not None or reading.remaining == 0:
+                self._reader.leave(reading)
 
-    def _prefill(self) -> None:
-        """Compute together the prompts that will get a row now, the first waiting one at least."""
-        chosen: list[_Waiting] = []
-        num_tokens = num_rows = 0
-        for waiting in self._waiting:
-            num_tokens += len(waiting.request.prompt)
-            if chosen and (num_tokens > _PREFILL_TOKENS or num_rows >= self._sequences.num_free):
-                break
-            chosen.append(waiting)
-            num_rows += waiting.remaining
-        prompts = [torch.tensor(waiting.request.prompt) for waiting in chosen]
-        ends = torch.tensor([0, *map(len, prompts)]).cumsum(0)
-        device = self._tokens.device
-        state = DecodeState.empty(
-            self._model.config, len(chosen), allocator=self._state.allocator, device=device
-        )
-        hidden, _ = self._model.prefill(torch.cat(prompts).to(device), ends.to(device), state)
-        for index, waiting in enumerate(chosen):
-            waiting.hidden = hidden[index : index + 1]
-            waiting.state = state.share(torch.tensor([index], device=device))
-        state.reset(torch.arange(len(chosen), device=device))
-        self._statistics.prefill_tokens += int(ends[-1])
+    def _draw(self) -> list[Finished]:
+        """Draw a token for every row, and drop the rows that end with it."""
+        num_active = self._sequences.num_active
+        logits = self._stepper.logits(self._hidden[: max(num_active, self._stepper.min_rows)])
+        ended = self._sequences.draw(logits[:num_active], self._version)
+        if ended and self._replays:
+            self._replay(ended)
+        finished = self._sequences.finished(ended, self._version)
+        self._retire(ended)
+        self._statistics.sampled_tokens += num_active
+        self._statistics.decode_steps += 1
+        return finished
 
     def _retire(self, rows: Sequence[int]) -> None:
         if rows:
-            device = self._tokens.device
-            self._state.reset(torch.tensor(rows, device=device))
-            target, source = (m.to(device) for m in self._sequences.retire(rows))
+            self._state.reset(self._index(rows))
+            target, source = (m.to(self._tokens.device) for m in self._sequences.retire(rows))
             self._state.move(target, source)
+
+    def _read_again(self) -> None:
+        """Let all running sequences wait until the new weights have read them."""
+        rows = range(self._sequences.num_active)
+        saved = [self._sequences.save(row) for row in rows] + [s for s, _ in self._resumed]
+        self._resumed.clear()
+        self._retire(rows)
+        self._reader.add(*(Reading(s.owner.request, s) for s in saved), first=True)
+
+    def _replay(self, rows: Sequence[int]) -> None:
+        """Replace rows' log-probabilities by those that the learner will compute."""
+        sequences = [
+            Replayed(
+                prompt=self._sequences.owners[row].request.prompt,
+                token_ids=self._sequences.token_ids(row),
+                is_sampled=self._sequences.is_sampled(row),
+                temperature=self._sequences.owners[row].request.sampling.temperature,
+            )
+            for row in rows
+        ]
+        logprobs = replayed_logprobs(self._model, sequences)
+        for row, replayed in zip(rows, logprobs, strict=True):
+            self._sequences.replace_logprobs(row, replayed)
+
+    def _index(self, rows: Sequence[int]) -> Tensor:
+        return torch.tensor(list(rows), dtype=torch.long, device=self._tokens.device)
+
+
+def _is_of(saved: SavedRow, request_id: int) -> bool:
+    return saved.owner.request.request_id == request_id

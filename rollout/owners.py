@@ -1,0 +1,54 @@
+"""Whose tokens the rows of an engine hold, with a row and without one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from cispo.types import PolicyVersion
+from rollout.backends.base import Request, TopLogprobs
+
+
+@dataclass(slots=True, eq=False)
+class Owner:
+    """Whose tokens a row holds.
+
+    Attributes:
+        request: The request.
+        member: Which of its members.
+        oldest_version: Weights that sampled the first token.
+        num_streamed: Tokens that were handed out as increments.
+        num_replayed: Tokens whose log-probabilities were replaced by `replace_logprobs`.
+        top_logprobs: A list a token, where the request asks for them.
+        texts: Texts that end the sequence or its thoughts.
+    """
+
+    request: Request
+    member: int
+    oldest_version: PolicyVersion
+    num_streamed: int = 0
+    num_replayed: int = 0
+    top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(slots=True, eq=False)
+class SavedRow:
+    """A sequence without a row, that can be given one again.
+
+    Attributes:
+        owner: Whose it is.
+        columns: Its value in every column.
+        records: Its sampled tokens and their log-probabilities.
+    """
+
+    owner: Owner
+    columns: list[Tensor]
+    records: list[Tensor]
+
+    @property
+    def token_ids(self) -> list[int]:
+        """What was sampled so far."""
+        ids: list[int] = self.records[0].tolist()
+        return ids
