@@ -15,10 +15,15 @@ class Rotation(NamedTuple):
 
 def rotation(positions: Tensor, *, rotary_dim: int, theta: float) -> Rotation:
     """Angles position / theta^(2i / rotary_dim), i < rotary_dim / 2, of positions [N]."""
-    exponent = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=positions.device)
-    frequency = theta ** (-exponent / max(rotary_dim, 1))
+    frequency = frequencies(rotary_dim, theta=theta, device=positions.device)
     angle = positions.view(-1, 1, 1).float() * frequency
     return Rotation(angle.cos(), angle.sin())
+
+
+def frequencies(rotary_dim: int, *, theta: float, device: torch.device | str = "cpu") -> Tensor:
+    """Radians a token of each pair, [rotary_dim / 2] float32."""
+    exponent = torch.arange(0, rotary_dim, 2, dtype=torch.float32, device=device)
+    return theta ** (-exponent / max(rotary_dim, 1))
 
 
 def rotate(x: Tensor, by: Rotation) -> Tensor:

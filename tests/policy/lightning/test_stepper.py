@@ -66,7 +66,7 @@ def _tokens(model, steps, rows, seed=0):
 
 
 def test_the_native_step_computes_what_the_torch_step_computes(any_model):
-    tokens = _tokens(any_model, 200, 16)
+    tokens = _tokens(any_model, 140, 16)
     states = [DecodeState.empty(any_model.config, 16) for _ in range(2)]
     torch_stepper, native = TorchStepper(any_model), NativeStepper(any_model)
     expected = _decoded(torch_stepper, states[0], tokens)
@@ -94,6 +94,22 @@ def test_the_native_step_goes_on_from_a_prefilled_prompt(any_model):
         expected, _ = any_model.hidden(ids, torch.tensor([0, 100], dtype=torch.int32))
     actual = NativeStepper(any_model).step(ids[-1:], state)
     assert (actual - expected[-1:]).norm() < 1e-5 * expected[-1:].norm()
+
+
+def test_the_native_step_rotates_as_torch_does_far_into_a_sequence():
+    model = make_model()
+    states = [DecodeState.empty(model.config, 1) for _ in range(2)]
+    for state in states:
+        state.reserve(1, 100_000)
+        state.pages.copy_(
+            torch.randn(state.pages.shape, generator=torch.Generator().manual_seed(0))
+        )
+        state.lengths[0] = 99_990
+    tokens = _tokens(model, 5, 1)
+    expected = _decoded(TorchStepper(model), states[0], tokens)
+    actual = _decoded(NativeStepper(model), states[1], tokens)
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(states[1].pages, states[0].pages, rtol=0, atol=1e-5)
 
 
 def test_bfloat16_weights_are_computed_with_in_float32():

@@ -9,7 +9,7 @@
 
 #include "gemm.h"
 
-namespace cispo {
+namespace cispo::step {
 
 constexpr ptrdiff_t kUnit = 512;      // inputs; with 64 columns 128 KiB, far below any L2
 constexpr ptrdiff_t kBlockRows = 96;  // rows that pass over a unit before the next one is read
@@ -92,4 +92,4 @@ void panel_product(const float* const* a, ptrdiff_t rows, const float* panels, p
     }
 }
 
-}  // namespace cispo
+}  // namespace cispo::step

@@ -5,9 +5,10 @@
 
 #include "elementwise.h"
 
-namespace cispo {
+namespace cispo::step {
 
-typedef float Eight __attribute__((vector_size(32)));
+constexpr int kFew = kLanes < 8 ? kLanes : 8;  // head sizes are multiples of it
+typedef float Few __attribute__((vector_size(kFew * sizeof(float))));
 
 template <class V>
 inline V load_as(const float* from) {
@@ -55,8 +56,8 @@ inline void update_state(float* state, ptrdiff_t D, const float* q, const float*
         update_columns<Vector, 4>(state + d, D, q, k, v + d, loss, o + d);
     for (; d + kLanes <= D; d += kLanes)
         update_columns<Vector, 1>(state + d, D, q, k, v + d, loss, o + d);
-    for (; d + 8 <= D; d += 8)
-        update_columns<Eight, 1>(state + d, D, q, k, v + d, loss, o + d);
+    for (; d + kFew <= D; d += kFew)
+        update_columns<Few, 1>(state + d, D, q, k, v + d, loss, o + d);
 }
 
 // pairs (i, i + half) of one head; the dimensions behind stay
@@ -73,7 +74,8 @@ inline float dot(const float* x, const float* y, ptrdiff_t D) {
     ptrdiff_t d = 0;
     for (; d + kLanes <= D; d += kLanes) sum += load(x + d) * load(y + d);
     float total = lanes_sum(sum);
-    for (; d + 8 <= D; d += 8) total += lanes_sum(load_as<Eight>(x + d) * load_as<Eight>(y + d));
+    for (; d + kFew <= D; d += kFew)
+        total += lanes_sum(load_as<Few>(x + d) * load_as<Few>(y + d));
     return total;
 }
 
@@ -117,9 +119,9 @@ struct OnlineSoftmax {
             add_values<Vector, 4>(values + d, D, weight, tokens, scale, o + d);
         for (; d + kLanes <= D; d += kLanes)
             add_values<Vector, 1>(values + d, D, weight, tokens, scale, o + d);
-        for (; d + 8 <= D; d += 8)
-            add_values<Eight, 1>(values + d, D, weight, tokens, scale, o + d);
+        for (; d + kFew <= D; d += kFew)
+            add_values<Few, 1>(values + d, D, weight, tokens, scale, o + d);
     }
 };
 
-}  // namespace cispo
+}  // namespace cispo::step

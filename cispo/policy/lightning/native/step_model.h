@@ -3,7 +3,7 @@
 
 #include <cstdint>
 
-namespace cispo {
+namespace cispo::step {
 
 // Matrices are in panels (see panel.h); vectors of weights are padded with zeros to whole panels.
 struct Layer {
@@ -27,6 +27,7 @@ struct Model {
     const Layer* layers;
     const void* embedding;  // [vocabulary][width]
     int64_t embedding_is_bfloat16;
+    const float* frequency;   // [rotary_half] radians a token
     const float* final_norm;  // [d]
     const float* head;        // d -> vocabulary
     float eps, inner_eps;
@@ -42,4 +43,4 @@ struct State {
 
 enum Fault : int64_t { kNone = 0, kBadToken = 1, kBadLength = 2, kBadPage = 3 };
 
-}  // namespace cispo
+}  // namespace cispo::step

@@ -11,7 +11,6 @@ from cispo.policy.lightning.config import FULL, LINEAR, LightningConfig
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.native.build import require_native
 from cispo.policy.lightning.native.weights import PackedWeights
-from cispo.policy.lightning.rotary import rotation
 from cispo.policy.lightning.state import PAGE, DecodeState
 
 _BAD_TOKEN, _NO_ROOM, _BAD_PAGE = 1, 2, 3
@@ -103,19 +102,15 @@ class NativeStepper:
 
     def _run(self, token_ids: Tensor, state: DecodeState) -> tuple[int, int, Tensor]:
         """Step, or change nothing; returns the fault, its row, and the hidden states."""
-        N, config = len(token_ids), self._config
-        native = self._checked(token_ids, state)
-        hidden = torch.empty(N, config.hidden_size)
-        by = rotation(state.lengths[:N], rotary_dim=config.rotary_dim, theta=config.rope_theta)
-        cos, sin = by.cos.contiguous(), by.sin.contiguous()
+        native, model = self._checked(token_ids, state), ctypes.byref(self._weights.native)
+        hidden = torch.empty(len(token_ids), self._config.hidden_size)
         row, threads = ctypes.c_int64(), ctypes.c_int64(torch.get_num_threads())
-        rows, model = ctypes.c_int64(N), ctypes.byref(self._weights.native)
+        rows = ctypes.c_int64(len(token_ids))
         with self._busy:
             self._reserve(int(self._library.cispo_step_floats(model, rows, threads)))
             fault = self._library.cispo_step(
-                model, ctypes.byref(native), _address(token_ids), rows, _address(cos),
-                _address(sin), _address(self._memory), threads, _address(hidden),
-                ctypes.byref(row),
+                model, ctypes.byref(native), _address(token_ids), rows, _address(self._memory),
+                threads, _address(hidden), ctypes.byref(row),
             )  # fmt: skip
         return int(fault), row.value, hidden
 

@@ -12,6 +12,7 @@ from cispo.policy.lightning.decay import decay_tables
 from cispo.policy.lightning.layer import LightningLayer
 from cispo.policy.lightning.linear import LightningAttention
 from cispo.policy.lightning.model import LightningModel
+from cispo.policy.lightning.rotary import frequencies
 
 _POINTER = ctypes.c_void_p
 _FLOAT_BYTES = 4
@@ -43,6 +44,7 @@ class NativeModel(ctypes.Structure):
         ("layers", ctypes.POINTER(NativeLayer)),
         ("embedding", _POINTER),
         ("embedding_is_bfloat16", ctypes.c_int64),
+        ("frequency", _POINTER),
         ("final_norm", _POINTER),
         ("head", _POINTER),
         ("eps", ctypes.c_float),
@@ -110,6 +112,9 @@ class PackedWeights:
 
     def _parts(self) -> Iterator[_Part]:
         """All weights, in the order of their use."""
+        config = self._model.config
+        frequency = frequencies(config.rotary_dim, theta=config.rope_theta)
+        yield _Part(self.native, "frequency", [frequency])
         for layer, native in zip(self._model.model.layers, self._layers, strict=True):
             assert isinstance(layer, LightningLayer)
             native.is_linear = int(layer.is_linear)
