@@ -14,6 +14,7 @@ from rollout.backends.base import Backend, EngineStatistics, Finished, Increment
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
+    from rollout.scoring import Scores
 
 T = TypeVar("T")
 
@@ -23,10 +24,19 @@ Event: TypeAlias = Increment | Finished
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A backend with the tokenizer that goes with it."""
+    """A backend with what goes with it.
+
+    Attributes:
+        backend: Samples.
+        tokenizer: Of the policy.
+        context_length: Tokens that a sequence may have, where that is known.
+        score: Scores given tokens with the backend's weights; see `rollout.scoring`.
+    """
 
     backend: Backend
     tokenizer: Any
+    context_length: int | None = None
+    score: Callable[[Sequence[int], int], Scores] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,11 +77,14 @@ class EngineDriver:
 
     Attributes:
         tokenizer: The engine's.
+        context_length: The engine's.
     """
 
     def __init__(self, engine: Engine, thread: ThreadPoolExecutor) -> None:
         self.tokenizer = engine.tokenizer
+        self.context_length = engine.context_length
         self._backend = engine.backend
+        self._score = engine.score
         self._thread = thread
         self._num_jobs = 0
         self._running: dict[int, _Running] = {}
@@ -137,6 +150,16 @@ class EngineDriver:
             WeightSyncError: What arrived is not what was sent.
         """
         return await self._job(self._backend.load_weights, version, buckets)
+
+    async def score(self, token_ids: Sequence[int], top_logprobs: int) -> Scores:
+        """Score given tokens between two steps; see `rollout.scoring.score_tokens`.
+
+        Raises:
+            ValueError: This engine cannot.
+        """
+        if self._score is None:
+            raise ValueError("this engine cannot score given tokens")
+        return await self._job(self._score, token_ids, top_logprobs)
 
     async def load(self) -> Load:
         """Return how busy the engine is."""

@@ -1,6 +1,8 @@
 """Builds the engine that a configuration names, inside the process that will run it."""
 
+import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -21,6 +23,7 @@ from rollout.backends.lightning import LightningBackend
 from rollout.backends.scripted import ScriptedBackend, script_from_file
 from rollout.backends.transformers import TransformersBackend
 from rollout.driver import Engine
+from rollout.scoring import score_tokens
 
 
 def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:
@@ -42,7 +45,7 @@ def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:
     backend: Backend
     match rollout.backend:
         case "lightning" | "transformers":
-            backend = _model_backend(policy, rollout, stop)
+            return _model_engine(policy, rollout, stop, tokenizer)
         case "vllm":
             from rollout.backends.vllm import VllmBackend  # an extra that is rarely installed
 
@@ -64,18 +67,24 @@ def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:
     return Engine(backend, tokenizer)
 
 
-def _model_backend(
-    policy: PolicyConfig, rollout: RolloutConfig, stop: StopRules
-) -> LightningBackend | TransformersBackend:
+def _model_engine(
+    policy: PolicyConfig, rollout: RolloutConfig, stop: StopRules, tokenizer: Any
+) -> Engine:
+    backend: Backend
+    context_length: int | None
     match model := _model(policy, rollout).to(_device(rollout)):
         case LightningModel():
-            return LightningBackend(model, stop, max_sequences=rollout.max_sequences)
+            backend = LightningBackend(model, stop, max_sequences=rollout.max_sequences)
+            context_length = model.config.max_position_embeddings
         case TransformersPolicy():
-            return TransformersBackend(model, stop, max_sequences=rollout.max_sequences)
+            backend = TransformersBackend(model, stop, max_sequences=rollout.max_sequences)
+            context_length = getattr(model.network.config, "max_position_embeddings", None)
         case _:
             raise ConfigError(
                 f"rollout.backend={rollout.backend}: it cannot run a {type(model).__name__}"
             )
+    score = functools.partial(score_tokens, model)
+    return Engine(backend, tokenizer, context_length=context_length, score=score)
 
 
 def _model(policy: PolicyConfig, rollout: RolloutConfig) -> Policy:
