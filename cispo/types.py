@@ -34,6 +34,8 @@ class Task:
         truth: What that verifier needs, as JSON values; never shown to the policy.
         source: The data set or task family, for metrics by source.
         solution: A worked answer for supervised training, or None where there is none.
+        is_agentic: Whether the policy acts over several turns, with tools, in the environment that
+            `truth` describes, instead of writing one answer.
     """
 
     task_id: str
@@ -42,6 +44,7 @@ class Task:
     truth: Mapping[str, object] = field(default_factory=dict)
     source: str = "tasks"
     solution: str | None = None
+    is_agentic: bool = False
 
     def __post_init__(self) -> None:
         if not self.task_id:
@@ -74,6 +77,8 @@ class Rollout:
         stop_reason: Why it ended.
         oldest_version: Version of the weights that sampled its first action token.
         newest_version: Version of the weights that sampled its last action token.
+        submission: What it left behind to be graded, such as the diff of an agent's repository;
+            None where its text is the answer.
     """
 
     task_id: str
@@ -84,6 +89,7 @@ class Rollout:
     stop_reason: StopReason
     oldest_version: PolicyVersion
     newest_version: PolicyVersion
+    submission: str | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.action_mask), len(self.behaviour_logprobs)}

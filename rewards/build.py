@@ -11,11 +11,12 @@ from rewards.grade import GradingVerifier, Judge, Shaping, code_judge, logic_jud
 from rewards.grader_process import GraderProcess
 from rewards.judge import GenerativeJudge
 from rewards.shaping import KNOWN_PARTS
+from rewards.swe.grader import SweGrader
 from sandboxes.base import Limits
 from sandboxes.bubblewrap import BubblewrapSandbox
 
 _IN_PROCESS = ("math", "logic")
-_VERIFIERS = frozenset({*_IN_PROCESS, "code", "judge"})
+_VERIFIERS = frozenset({*_IN_PROCESS, "code", "judge", "swe"})
 
 
 def known_verifiers() -> frozenset[str]:
@@ -70,7 +71,7 @@ def build_verifier(
 
     Raises:
         ConfigError: A verifier or a part of the reward does not exist.
-        SandboxUnavailableError: `code` is wanted and there is no sandbox.
+        SandboxUnavailableError: `code` or `swe` is wanted and there is no sandbox.
     """
     check_reward(reward, max_new_tokens=max_new_tokens)
     judges: dict[str, Judge] = {}
@@ -86,13 +87,15 @@ def build_verifier(
         judges |= {name: makers[name](process) for name in names}
         starts.append(process.start)
         closes.append(process.close)
-    if "code" in reward.verifiers:
+    if "code" in reward.verifiers or "swe" in reward.verifiers:
         jails = BubblewrapSandbox()
-        limits = sandbox_limits(sandbox)
-        judges["code"] = code_judge(
-            CodeGrader(jails, limits, max_concurrent=sandbox.max_concurrent)
-        )
         starts.append(jails.probe)
+        num_jails = sandbox.max_concurrent
+        if "code" in reward.verifiers:
+            limits = sandbox_limits(sandbox)
+            judges["code"] = code_judge(CodeGrader(jails, limits, max_concurrent=num_jails))
+        if "swe" in reward.verifiers:
+            judges["swe"] = SweGrader(jails, sandbox.swe, max_concurrent=num_jails).grade
     if "judge" in reward.verifiers:
         judge = _judge(reward.judge)
         judges["judge"] = judge.judge

@@ -12,7 +12,7 @@ from rewards.shaping import format_part, overlong_part, weighted_sum
 
 Judged = Mapping[str, float] | Ungraded
 Judge = Callable[[str, Mapping[str, Any]], Awaitable[Judged]]
-"""Takes a rollout's text and the task's truth; returns named parts."""
+"""Takes what a rollout answers and the task's truth; returns named parts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +43,8 @@ class GradingVerifier:
         judge = self._judges.get(task.verifier)
         if judge is None:
             return Ungraded(cause=f"no verifier {task.verifier!r}")
-        judged = await judge(rollout.text, task.truth)
+        answer = rollout.text if rollout.submission is None else rollout.submission
+        judged = await judge(answer, task.truth)
         if isinstance(judged, Ungraded):
             return judged
         parts = {

@@ -5,10 +5,13 @@ from collections.abc import Mapping
 from rewards.extract import has_form
 
 KNOWN_PARTS = frozenset(
-    {"correct", "format", "overlong", "score", "passed_fraction", "grade", "preference"}
+    {
+        *("correct", "format", "overlong", "score", "passed_fraction", "grade", "preference"),
+        *("applied", "fail_to_pass", "pass_to_pass", "tamper"),
+    }
 )
 """Parts that may have a weight; `score` is of logic, `passed_fraction` of code, `grade` and
-`preference` are of the judge."""
+`preference` are of the judge, the last four of swe."""
 
 
 def format_part(text: str) -> float:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from cispo.config.judge import JudgeConfig
 from cispo.config.policy import SamplingConfig
 from cispo.config.require import require
+from cispo.config.swe import SweConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class RewardConfig:
 
     num_workers: int = 1
     num_cpus: float = 0.25
-    verifiers: list[str] = field(default_factory=lambda: ["math", "logic", "code"])
+    verifiers: list[str] = field(default_factory=lambda: ["math", "logic", "code", "swe"])
     weights: dict[str, float] = field(default_factory=lambda: {"correct": 1.0})
     deadline_seconds: float = 10.0
     max_attempts: int = 3
@@ -109,6 +110,7 @@ class SandboxConfig:
         memory_bytes: Memory of one program with all its processes.
         max_processes: Processes and threads of one program.
         output_bytes: Standard output and error, each.
+        swe: Environments and grading of software-engineering tasks.
     """
 
     backend: str = "bubblewrap"
@@ -118,6 +120,7 @@ class SandboxConfig:
     memory_bytes: int = 512 * 2**20
     max_processes: int = 32
     output_bytes: int = 2**20
+    swe: SweConfig = field(default_factory=SweConfig)
 
     def __post_init__(self) -> None:
         require(self.backend == "bubblewrap", "sandbox.backend", self.backend, "choose bubblewrap")

@@ -6,13 +6,17 @@ from typing import Any
 from cispo.config.policy import SamplingConfig
 from cispo.config.require import require
 
+GENERATED_KINDS = ("reasoning_gym", "code_family", "swe_toy")
+KINDS = (*GENERATED_KINDS, "swe", "jsonl", "parquet", "huggingface")
+
 
 @dataclass(slots=True, kw_only=True)
 class SourceConfig:
     """One source of tasks.
 
     Attributes:
-        kind: `reasoning_gym`, `code_family`, `jsonl`, `parquet` or `huggingface`.
+        kind: `reasoning_gym`, `code_family`, `swe_toy`, `swe` (a JSONL or parquet file of SWE
+            instances), `jsonl`, `parquet` or `huggingface`.
         name: The family, file or data set.
         weight: Share in the mixture, > 0.
         size: Tasks that a generated family has before it repeats.
@@ -44,10 +48,10 @@ class SourceConfig:
 
     def __post_init__(self) -> None:
         require(
-            self.kind in ("reasoning_gym", "code_family", "jsonl", "parquet", "huggingface"),
+            self.kind in KINDS,
             "tasks.sources.kind",
             self.kind,
-            "choose reasoning_gym, code_family, jsonl, parquet or huggingface",
+            f"choose one of {', '.join(KINDS)}",
         )
         require(self.weight > 0, f"tasks.sources[{self.name}].weight", self.weight, "must be > 0")
         require(self.size >= 1, f"tasks.sources[{self.name}].size", self.size, "must be >= 1")

@@ -28,6 +28,14 @@ def open_table(source: SourceConfig) -> TaskTable:
             from cispo.data.code_family import CodeFamily
 
             return CodeFamily(source.size, source.seed)
+        case "swe_toy":
+            from cispo.data.swe.toy import SweToyFamily
+
+            return SweToyFamily(source.size, source.seed, **source.options)
+        case "swe":
+            from cispo.data.swe.table import read_instances
+
+            return read_instances(source)
         case _:
             return read_rows(source)
 

@@ -52,21 +52,33 @@ def read_rows(source: SourceConfig) -> RowTable:
         rows = _hub_rows(source)
         places = [f"{source.name} {source.split}[{i}]" for i in range(len(rows))]
         return RowTable(source, rows, places)
-    path = Path(source.name).expanduser()
+    rows, places = local_rows(Path(source.name), is_parquet=source.kind == "parquet")
+    return RowTable(source, rows, places)
+
+
+def local_rows(path: Path, *, is_parquet: bool) -> tuple[list[Mapping[str, Any]], list[str]]:
+    """Read a file's rows as they are, and the place of each for messages.
+
+    Raises:
+        ConfigError: There is no such file.
+        TaskFileError: A line is no JSON object.
+    """
+    path = path.expanduser()
     if not path.is_file():
         raise ConfigError(f"tasks.path={path}: no such file; give a JSONL or parquet file of tasks")
-    if source.kind == "parquet":
+    if is_parquet:
         import pyarrow.parquet
 
-        rows = pyarrow.parquet.read_table(path).to_pylist()
-        return RowTable(source, rows, [f"{path}, row {i}" for i in range(len(rows))])
-    rows, where = [], []
+        table = pyarrow.parquet.read_table(path).to_pylist()
+        return table, [f"{path}, row {i}" for i in range(len(table))]
+    rows: list[Mapping[str, Any]] = []
+    where = []
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
                 rows.append(_json_object(line, f"{path}, line {number}"))
                 where.append(f"{path}, line {number}")
-    return RowTable(source, rows, where)
+    return rows, where
 
 
 def _json_object(line: str, place: str) -> dict[str, Any]:
