@@ -109,3 +109,6 @@ class Sandbox(Protocol):
             SandboxUnavailableError: A layer is missing; the message names it and says what to
                 change.
         """
+
+    async def close(self) -> None:
+        """End what is kept between runs."""

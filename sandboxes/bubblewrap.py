@@ -9,19 +9,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cispo.errors import SandboxUnavailableError
-from sandboxes.base import ExecResult, Limits, Outcome, Program
+from sandboxes.base import ExecResult, Limits, Program
 from sandboxes.bootstrap import inside_command
 from sandboxes.cgroups import Cgroups, find_cgroups
 from sandboxes.fork_server import OWN_PROCESSES, ForkServer, lost
 from sandboxes.in_memory import in_memory
-from sandboxes.interpreter import find_interpreter
+from sandboxes.interpreter import Interpreter, find_interpreter
 from sandboxes.jail import Jail
 from sandboxes.jail_command import environment_of, jail_command, server_command
 from sandboxes.launcher import bwrap_candidates, find_bwrap, reachable_copy
-from sandboxes.probe import PROBE_LIMITS, probe_program, refused_layer, weak_layers
+from sandboxes.probe import probed_layers
 from sandboxes.seccomp import jail_filter
 
-_SERVER = ("kernel", "payload", "changes", "zygote")
+_SERVER = ("kernel", "payload", "rooms", "changes", "zygote")
 
 
 class BubblewrapSandbox:
@@ -125,31 +125,33 @@ class BubblewrapSandbox:
         for bwrap in self._candidates:
             self._use(bwrap)
             try:
-                return await self._probe()
+                layers = await probed_layers(self, bwrap=bwrap)
+                return (*layers, *self.tier)
             except SandboxUnavailableError as error:
                 refusals.append(error)
         raise refusals[-1]
 
-    async def _probe(self) -> tuple[str, ...]:
-        program = probe_program(outside_pid=os.getpid())
-        result = await self.run(program, PROBE_LIMITS)
-        message = result.stderr.decode(errors="replace")
-        if result.outcome is not Outcome.EXITED or result.exit_code != 0:
-            raise SandboxUnavailableError(
-                refused_layer(message, outcome=result.outcome, bwrap=self._bwrap)
-            )
-        if weak := weak_layers(result.stdout):
-            raise SandboxUnavailableError(
-                f"sandbox layer {weak[0]}: a program in the jail got through it"
-                f" (all that failed: {', '.join(weak)}; bubblewrap: {self._bwrap})"
-            )
-        if self._cgroups is None:
-            limits = "limits per process (no control group can be made here)"
-        else:
-            held = ", ".join(sorted(self._cgroups.parents))
-            limits = f"control group version {self._cgroups.version}: {held}"
+    @property
+    def python(self) -> Interpreter:
+        """The Python that jails have."""
+        return self._interpreter
+
+    @property
+    def bwrap(self) -> Path:
+        """Bubblewrap."""
+        return self._bwrap
+
+    @property
+    def tier(self) -> tuple[str, str]:
+        """Whose rights jails have outside of them, and how their limits are held."""
         user = "own user" if os.geteuid() == 0 else "user namespace only"
-        return ("namespaces", "seccomp", "read-only files", "no network", user, limits)
+        if self._cgroups is None:
+            return user, "limits per process (no control group can be made here)"
+        held = ", ".join(sorted(self._cgroups.parents))
+        return user, f"control group version {self._cgroups.version}: {held}"
+
+    async def close(self) -> None:
+        """Nothing outlives a run."""
 
     def _use(self, bwrap: Path) -> None:
         if not os.access(bwrap, os.X_OK):

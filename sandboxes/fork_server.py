@@ -22,13 +22,14 @@ from sandboxes.jail_command import process_limits
 from sandboxes.pipes import CappedReader
 from sandboxes.watch import Watch
 
-OWN_PROCESSES = 3
-"""Processes of ours in its control group: bubblewrap's, the fork server, the program's parent."""
+OWN_PROCESSES = 4
+"""Processes of ours in its control group: bubblewrap's, fork server, keeper of rooms, process 1."""
 
 _START_SECONDS = 60.0
 _END_SECONDS = 10.0
 _MESSAGE_BYTES = 64
 _ERROR_BYTES = 4096
+_NUM_HANDLES = 2
 
 
 class ServerLostError(Exception):
@@ -75,7 +76,7 @@ class ForkServer:
         self._limits: Limits | None = None
         self._bell = Bell()
         self._messages: list[bytes] = []
-        self._handle: int | None = None  # process 1 of the running program
+        self._handles: list[int] = []  # process 1 of the running program's room, and the program
         self._is_closed = False
         self.is_sick = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -173,7 +174,7 @@ class ForkServer:
         self._loop.remove_reader(self._control.fileno())
         self._control.close()
         self._errors.close()
-        self._drop_handle()
+        self._drop_handles()
         if self._leaf is not None:
             self._leaf.remove()
 
@@ -218,14 +219,14 @@ class ForkServer:
         self, streams: Sequence[CappedReader], limits: Limits, started: float
     ) -> tuple[ExecResult, bytes]:
         await self._await_message(_START_SECONDS)
-        if self._take() != b"begun" or self._handle is None:
+        if self._take() != b"begun" or len(self._handles) != _NUM_HANDLES:
             self.is_sick = True
             return lost(f"the fork server did not begin: {self._last_words()}"), b""
         stdout, stderr, *results = streams
         watch = Watch(
             limits,
             leaf=self._leaf,
-            root_pid=_pid_of(self._handle),
+            root_pids=[_pid_of(handle) for handle in self._handles],
             stdout=stdout,
             stderr=stderr,
             is_over=lambda: bool(self._messages) or self._process.is_reaped,
@@ -236,18 +237,29 @@ class ForkServer:
             self._kill()
         await self._bell.wait(lambda: self._has_ended and watch.is_drained, seconds=_END_SECONDS)
         said = self._take()
-        self._drop_handle()
+        self._drop_handles()
         outcome, exit_code = _ending(said, watch, broken_limit)
         self.is_sick = said is None or self._has_survivors()
         result = ExecResult(
             outcome=outcome,
             exit_code=exit_code if outcome is Outcome.EXITED else None,
             stdout=stdout.data,
-            stderr=stderr.data,
+            stderr=stderr.data
+            if outcome is not Outcome.LOST
+            else self._why_lost(said, stderr.data),
             cpu_seconds=watch.cpu_seconds(),
             wall_seconds=time.monotonic() - started,
         )
         return result, results[0].data if results else b""
+
+    def _why_lost(self, said: bytes | None, error: bytes) -> bytes:
+        match said:
+            case None:
+                return f"the fork server ended: {self._last_words()}".encode()
+            case b"failed":
+                return b"the program could not be started: " + error
+            case _:
+                return b"the machine gave the program no processor"
 
     @property
     def _has_ended(self) -> bool:
@@ -258,13 +270,15 @@ class ForkServer:
         return self._leaf is not None and self._leaf.num_processes() > OWN_PROCESSES - 1
 
     def _kill(self) -> None:
-        if self._handle is not None:
+        for handle in self._handles:
             with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._handle, signal.SIGKILL)
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
 
     def _receive(self) -> None:
         try:
-            message, descriptors, _, _ = socket.recv_fds(self._control, _MESSAGE_BYTES, 1)
+            message, descriptors, _, _ = socket.recv_fds(
+                self._control, _MESSAGE_BYTES, _NUM_HANDLES
+            )
         except BlockingIOError:
             return
         except OSError:
@@ -273,9 +287,7 @@ class ForkServer:
             self._loop.remove_reader(self._control.fileno())
         else:
             self._messages.append(message)
-        for descriptor in descriptors:
-            self._drop_handle()
-            self._handle = descriptor
+        self._handles += descriptors
         self._bell.ring()
 
     async def _await_message(self, seconds: float) -> None:
@@ -284,10 +296,9 @@ class ForkServer:
     def _take(self) -> bytes | None:
         return self._messages.pop(0) if self._messages else None
 
-    def _drop_handle(self) -> None:
-        if self._handle is not None:
-            os.close(self._handle)
-            self._handle = None
+    def _drop_handles(self) -> None:
+        while self._handles:
+            os.close(self._handles.pop())
 
     def _last_words(self) -> str:
         return self._errors.data.decode(errors="replace").strip() or "it said nothing"

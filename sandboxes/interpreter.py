@@ -33,6 +33,11 @@ class Interpreter:
         return ("--ro-bind", str(self.prefix), _NEUTRAL)
 
     @property
+    def host_folder(self) -> str:
+        """Folder of `python3` on the machine."""
+        return self.folder if self.prefix is None else str(self.prefix / "bin")
+
+    @property
     def environment(self) -> dict[str, str]:
         """Variables that it needs; a shared library may be sought under its old path."""
         return {} if self.prefix is None else {"LD_LIBRARY_PATH": f"{_NEUTRAL}/lib"}

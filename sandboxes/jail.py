@@ -82,7 +82,7 @@ class Jail:
         watch = Watch(
             self._limits,
             leaf=self._leaf,
-            root_pid=process.init_pid,
+            root_pids=[process.init_pid],
             stdout=self._stdout,
             stderr=self._stderr,
             is_over=lambda: process.is_reaped,

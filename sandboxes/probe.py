@@ -1,9 +1,11 @@
 """The program that a sandbox proves itself with, and how its refusals read to a user."""
 
 import json
+import os
 from pathlib import Path
 
-from sandboxes.base import Limits, Outcome, Program
+from cispo.errors import SandboxUnavailableError
+from sandboxes.base import Limits, Outcome, Program, Sandbox
 
 PROBE_LIMITS = Limits(
     cpu_seconds=10.0,
@@ -78,6 +80,24 @@ _ADVICE = {
 def probe_program(*, outside_pid: int) -> Program:
     """Return a program that attacks each layer and prints, by layer, whether it held."""
     return Program(argv=("python3", "-I", "-S", "-c", _ATTACKS, str(outside_pid)))
+
+
+async def probed_layers(sandbox: Sandbox, *, bwrap: Path) -> tuple[str, ...]:
+    """Run the probe and return the layers that every sandbox must have.
+
+    Raises:
+        SandboxUnavailableError: One is missing.
+    """
+    result = await sandbox.run(probe_program(outside_pid=os.getpid()), PROBE_LIMITS)
+    if result.outcome is not Outcome.EXITED or result.exit_code != 0:
+        message = result.stderr.decode(errors="replace")
+        raise SandboxUnavailableError(refused_layer(message, outcome=result.outcome, bwrap=bwrap))
+    if weak := weak_layers(result.stdout):
+        raise SandboxUnavailableError(
+            f"sandbox layer {weak[0]}: a program in the jail got through it"
+            f" (all that failed: {', '.join(weak)}; launched by {bwrap})"
+        )
+    return ("namespaces", "seccomp", "read-only files", "no network")
 
 
 def weak_layers(stdout: bytes) -> list[str]:

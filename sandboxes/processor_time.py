@@ -1,17 +1,17 @@
 """Processor time of a tree of processes: how much it used, and how long it waited for more."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _SHARE = 0.5
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 
-def tree_cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process, its descendants and those they buried, to 0.01 s."""
+def tree_cpu_seconds(roots: Iterable[int]) -> float:
+    """Return the CPU time of processes, their descendants and those they buried, to 0.01 s."""
     ticks = 0
-    for process in _tree(pid):
+    for process in _trees(roots):
         try:
             after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         except OSError:
@@ -20,8 +20,8 @@ def tree_cpu_seconds(pid: int) -> float:
     return ticks / _TICKS_PER_SECOND
 
 
-def was_starved(pid: int, *, wall_seconds: float, cpus: float) -> bool:
-    """Decide whether a tree of processes spent its time waiting for a processor.
+def was_starved(roots: Iterable[int], *, wall_seconds: float, cpus: float) -> bool:
+    """Decide whether trees of processes spent its time waiting for a processor.
 
     True where one of its tasks was ready to run, and was not run, for at least half of the wall
     time while the whole tree got less than half of what it was allowed. A sleeping program is not
@@ -29,12 +29,12 @@ def was_starved(pid: int, *, wall_seconds: float, cpus: float) -> bool:
     cannot bring this about.
 
     Args:
-        pid: Root of the tree, which must still be there.
+        roots: Roots of the trees, which must still be there.
         wall_seconds: How long the tree has been running.
         cpus: CPUs that it may use at once.
     """
     ran, longest_wait = 0.0, 0.0
-    for process in _tree(pid):
+    for process in _trees(roots):
         for task in Path(f"/proc/{process}/task").glob("*/schedstat"):
             try:
                 on_cpu, waiting, _ = task.read_text().split()
@@ -43,6 +43,11 @@ def was_starved(pid: int, *, wall_seconds: float, cpus: float) -> bool:
             ran += int(on_cpu) / 1e9
             longest_wait = max(longest_wait, int(waiting) / 1e9)
     return longest_wait >= _SHARE * wall_seconds and ran < _SHARE * wall_seconds * cpus
+
+
+def _trees(roots: Iterable[int]) -> Iterator[int]:
+    for root in roots:
+        yield from _tree(root)
 
 
 def _tree(pid: int) -> Iterator[int]:

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sandboxes.base import Limits, Outcome
 from sandboxes.bell import Bell
@@ -22,7 +22,7 @@ class Watch:
         limits: Limits,
         *,
         leaf: Leaf | None,
-        root_pid: int,
+        root_pids: Sequence[int],
         stdout: CappedReader,
         stderr: CappedReader,
         is_over: Callable[[], bool],
@@ -33,7 +33,7 @@ class Watch:
         Args:
             limits: Its limits.
             leaf: Control group that counts its use; what others used in it before does not count.
-            root_pid: Process that all of its processes descend from.
+            root_pids: Processes that all of its processes descend from.
             stdout: Its standard output.
             stderr: Its standard error.
             is_over: Whether all its processes have ended.
@@ -41,7 +41,7 @@ class Watch:
         """
         self._limits = limits
         self._leaf = leaf
-        self._root_pid = root_pid
+        self._root_pids = root_pids
         self._streams = (stdout, stderr)
         self._is_over = is_over
         self._bell = bell
@@ -72,7 +72,7 @@ class Watch:
         if used is not None:
             used -= self._cpu_seconds_before
         else:
-            used = 0.0 if self._is_over() else tree_cpu_seconds(self._root_pid)
+            used = 0.0 if self._is_over() else tree_cpu_seconds(self._root_pids)
         self._seen_cpu_seconds = max(self._seen_cpu_seconds, used)
         return self._seen_cpu_seconds
 
@@ -106,6 +106,6 @@ class Watch:
 
     def _at_wall_limit(self) -> Outcome:
         starved = was_starved(
-            self._root_pid, wall_seconds=self._limits.wall_seconds, cpus=self._limits.cpus
+            self._root_pids, wall_seconds=self._limits.wall_seconds, cpus=self._limits.cpus
         )
         return Outcome.LOST if starved else Outcome.TIMED_OUT

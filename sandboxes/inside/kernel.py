@@ -45,6 +45,19 @@ def unshare(flags: int) -> None:
     _check(_libc.unshare(flags), f"unshare {flags:#x}")
 
 
+def enter(process: int, flags: int) -> None:
+    """Enter namespaces of a process; its process namespace becomes that of future children.
+
+    Args:
+        process: Handle of the process.
+        flags: Which namespaces.
+
+    Raises:
+        OSError: The kernel refused.
+    """
+    _check(_libc.setns(process, flags), f"setns {flags:#x}")
+
+
 def fork(flags: int) -> int:
     """Fork into new namespaces, as `os.fork`; this process must have one thread.
 

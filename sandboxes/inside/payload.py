@@ -156,8 +156,8 @@ def _evaluate(script: tuple[str, str | None, list[str]], argv: list[str]) -> NoR
     name, code, sys.argv = script
     sys.orig_argv[:] = argv
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # else all programs would draw the same numbers
+    if "numpy.random" in sys.modules:
+        sys.modules["numpy.random"].seed()  # else all programs would draw the same numbers
     main = types.ModuleType("__main__")
     main.__dict__.update({"__builtins__": builtins, "__annotations__": {}})
     sys.modules["__main__"] = main

@@ -1,39 +1,37 @@
 """The fork server: a process in a jail that starts each program in namespaces of its own.
 
-It holds capabilities over its own user namespace alone. For each program it forks process 1 of new
-process, mount, IPC and host name namespaces, which mounts a fresh `/proc`, `/tmp` and `/dev/shm`,
-forks the program, buries its orphans and ends with its exit status. Then the kernel kills whatever
-is left of them. Neither can see the fork server.
+It holds capabilities over its own user namespace alone. For each program it has a room made (see
+`sandboxes.inside.rooms`), forks, and lets the fork enter the room and become the program. When the
+program has ended, whatever it left in the room is killed. Programs cannot see the fork server.
 
 Messages on the control socket, with descriptors beside them:
 
     host: b"run"   [start, standard input, output, error, and the result pipe if there is one]
-    here: b"begun" [handle of process 1]
+    here: b"begun" [handle of the room's process 1, handle of the program]
     here: b"ended <exit status>", or b"failed" where the program itself never began
 
     host: b"ask" [request, answer], see `sandboxes.inside.changes`
     here: b"answered", or b"failed"
 """
 
-import contextlib
 import gc
 import importlib
 import json
 import os
 import signal
 import socket
-from typing import Any, NoReturn
+import sys
+from typing import Any
 
 from sandboxes.inside import kernel
 from sandboxes.inside.changes import answer
-from sandboxes.inside.payload import Start, become, write_files
+from sandboxes.inside.payload import Start, become
+from sandboxes.inside.rooms import NAMESPACES, RoomError, Rooms
 
 _MOST_DESCRIPTORS = 8
-_BYTES_A_FILE = 4096
 _TMPFS = kernel.MS_NOSUID | kernel.MS_NODEV
-_PROC = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
-_NAMESPACES = kernel.CLONE_NEWPID | kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
 _BROKEN = 125
+_ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 
 def serve(control: int, setup: str) -> None:
@@ -51,14 +49,10 @@ def serve(control: int, setup: str) -> None:
     with open(settings["seccomp"], "rb") as file:
         seccomp = file.read()
     kernel.unshare(kernel.CLONE_NEWNS)  # mounts of the jail's own namespace cannot be covered
-    if settings["package_folder"] is not None:
-        import sys
-
-        sys.path.append(settings["package_folder"])
-    for name in settings["preload"]:
-        importlib.import_module(name)
     workspace = settings["workspace"]
     upper = _mount_workspace(workspace) if workspace is not None else None
+    rooms = Rooms(has_own_tmp=workspace is None)
+    _preload(settings["preload"], settings["package_folder"])
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=control) as host:
@@ -66,63 +60,67 @@ def serve(control: int, setup: str) -> None:
         while True:
             message, descriptors, _, _ = socket.recv_fds(host, 64, _MOST_DESCRIPTORS)
             if message == b"run":
-                is_fresh = workspace is None
-                host.send(_run(host, descriptors, seccomp, has_own_tmp=is_fresh))
+                host.send(_run(host, rooms, descriptors, seccomp))
             elif message == b"ask" and upper is not None:
                 host.send(_answer(upper, workspace["target"], descriptors))
             else:
                 return
 
 
-def _run(
-    host: socket.socket, descriptors: list[int], seccomp: bytes, *, has_own_tmp: bool
-) -> bytes:
+def _preload(names: list[str], folder: "str | None") -> None:
+    """Import modules once for all programs.
+
+    Raises:
+        ImportError: One is not there.
+        RuntimeError: One started a thread, which no fork would have.
+    """
+    if folder is not None:
+        sys.path.append(folder)
+    os.environ.update(_ONE_THREAD)
+    for name in names:
+        importlib.import_module(name)
+        if len(os.listdir("/proc/self/task")) > 1:
+            raise RuntimeError(f"{name} starts threads when it is imported; do not preload it")
+
+
+def _run(host: socket.socket, rooms: Rooms, descriptors: list[int], seccomp: bytes) -> bytes:
     """Run one program to its end and return how it ended."""
     given, *standard = descriptors
-    with open(given, "rb") as file:
-        start = Start(file.read())
-    begun, begun_end = os.pipe()
-    child = kernel.fork(_NAMESPACES)
-    if child == 0:
-        _be_process_one(start, standard, seccomp, begun=begun_end, has_own_tmp=has_own_tmp)
-    for descriptor in (*standard, begun_end):
-        os.close(descriptor)
-    handle = os.pidfd_open(child)
-    socket.send_fds(host, [b"begun"], [handle])
-    os.close(handle)
-    status = _exit_status(os.waitpid(child, 0)[1])
-    has_begun = os.read(begun, 1) == b"1"  # all that held the other end are dead
-    os.close(begun)
-    return b"ended %d" % status if has_begun else b"failed"
-
-
-def _be_process_one(
-    start: Start, standard: list[int], seccomp: bytes, *, begun: int, has_own_tmp: bool
-) -> NoReturn:
-    status = _BROKEN
     try:
-        os.setsid()  # out of reach of signals to the program's group
-        kernel.mount("proc", "/proc", "proc", _PROC)
-        _forbid_user_namespaces()
-        options = f"size={start.tmp_bytes},nr_inodes={_num_files(start.tmp_bytes)},mode=700"
-        for folder in ("/dev/shm", "/tmp") if has_own_tmp else ("/dev/shm",):
-            kernel.mount("tmpfs", folder, "tmpfs", _TMPFS, options)
-        write_files("/tmp", start.files)
-        program = os.fork()
-        if program == 0:
-            become(start, seccomp=seccomp, descriptors=standard, begun=begun)
-        kernel.drop_capabilities()
-        os.closerange(0, 64)
-        while True:
-            pid, ended = os.wait()
-            if pid == program:
-                status = _exit_status(ended)
-                break
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            os.write(standard[2], f"sandbox: {error}\n".encode())
+        room = rooms.open(given)
+        begun, begun_end = os.pipe()
+        child = _fork_into(room, given, standard, seccomp, begun=begun_end)
+        os.close(begun_end)
+        handle = os.pidfd_open(child)
+        socket.send_fds(host, [b"begun"], [room, handle])
+        os.close(handle)
+        status = _exit_status(os.waitpid(child, 0)[1])
+        rooms.close(room)
+        has_begun = os.read(begun, 1) == b"1"  # all that held the other end are dead
+        os.close(begun)
+        return b"ended %d" % status if has_begun else b"failed"
+    except RoomError as error:
+        os.write(standard[2], str(error).encode())
+        return b"failed"
     finally:
-        os._exit(status)
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _fork_into(room: int, given: int, standard: list[int], seccomp: bytes, *, begun: int) -> int:
+    """Fork a process that enters a room and becomes a program."""
+    kernel.enter(room, kernel.CLONE_NEWPID)  # which holds for children
+    child = os.fork()
+    if child == 0:
+        try:
+            kernel.enter(room, NAMESPACES)
+            with open(given, "rb") as file:
+                file.seek(0)
+                start = Start(file.read())
+            become(start, seccomp=seccomp, descriptors=standard, begun=begun)
+        finally:
+            os._exit(_BROKEN)
+    return child
 
 
 def _answer(upper: int, target: str, descriptors: list[int]) -> bytes:
@@ -176,16 +174,6 @@ def _make_place(source: str, place: str) -> None:
     elif not os.path.exists(place):
         os.makedirs(os.path.dirname(place), exist_ok=True)
         os.close(os.open(place, os.O_CREAT | os.O_WRONLY, 0o644))
-
-
-def _forbid_user_namespaces() -> None:
-    """Allow no further user namespace below this one."""
-    with open("/proc/sys/user/max_user_namespaces", "w") as file:
-        file.write("0")
-
-
-def _num_files(num_bytes: int) -> int:
-    return max(64, num_bytes // _BYTES_A_FILE)
 
 
 def _exit_status(ended: int) -> int:

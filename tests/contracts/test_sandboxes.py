@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import pytest
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox
 from sandboxes.bubblewrap import NO_CGROUPS, BubblewrapSandbox
+from sandboxes.warm import WarmSandbox
 
 LIMITS = Limits(
     cpu_seconds=2.0,
@@ -23,15 +24,21 @@ LIMITS = Limits(
 SANDBOXES: dict[str, Callable[[], Sandbox]] = {
     "bubblewrap": BubblewrapSandbox,
     "bubblewrap without control groups": lambda: BubblewrapSandbox(cgroups=NO_CGROUPS),
+    "warm": lambda: WarmSandbox(BubblewrapSandbox(), num_servers=8),
+    "warm without control groups": lambda: WarmSandbox(
+        BubblewrapSandbox(cgroups=NO_CGROUPS), num_servers=8
+    ),
 }
 
 
 @pytest.fixture(params=list(SANDBOXES))
-def sandbox(request: pytest.FixtureRequest) -> Sandbox:
+async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     try:
-        return SANDBOXES[request.param]()
+        sandbox = SANDBOXES[request.param]()
     except SandboxUnavailableError as error:
         pytest.skip(f"NO SANDBOX ON THIS MACHINE, security is untested: {error}")
+    yield sandbox
+    await sandbox.close()
 
 
 def python(code: str, **given: object) -> Program:

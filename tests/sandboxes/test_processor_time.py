@@ -24,8 +24,8 @@ def measure(code: str, *, seconds: float, rivals: int = 0) -> tuple[bool, float]
     program = start(code)
     try:
         time.sleep(seconds)
-        starved = was_starved(program.pid, wall_seconds=seconds, cpus=1.0)
-        return starved, tree_cpu_seconds(program.pid)
+        starved = was_starved([program.pid], wall_seconds=seconds, cpus=1.0)
+        return starved, tree_cpu_seconds([program.pid])
     finally:
         for process in (*others, program):
             process.kill()
@@ -57,5 +57,5 @@ def test_the_time_of_a_tree_holds_that_of_its_children() -> None:
 def test_a_process_that_is_gone_used_nothing() -> None:
     ended = subprocess.Popen([sys.executable, "-S", "-c", ""])
     ended.wait()
-    assert tree_cpu_seconds(ended.pid) == 0.0
-    assert not was_starved(ended.pid, wall_seconds=1.0, cpus=1.0)
+    assert tree_cpu_seconds([ended.pid]) == 0.0
+    assert not was_starved([ended.pid], wall_seconds=1.0, cpus=1.0)

@@ -1,0 +1,123 @@
+"""Makes the namespaces that a program runs in, from a process that is small and so forks quickly.
+
+A room is a process 1 in new process, mount, IPC and host name namespaces with a fresh `/proc`,
+`/tmp` and `/dev/shm`. It buries orphans until it is killed, and the kernel kills all others with
+it. The program enters the room from outside (see `sandboxes.inside.zygote`), so that process 1
+shares no memory with it.
+"""
+
+import os
+import signal
+import socket
+from typing import NoReturn
+
+from sandboxes.inside import kernel
+from sandboxes.inside.payload import Start, write_files
+
+NAMESPACES = kernel.CLONE_NEWNS | kernel.CLONE_NEWIPC | kernel.CLONE_NEWUTS
+
+_BYTES_A_FILE = 4096
+_FEWEST_FILES = 64
+_TMPFS = kernel.MS_NOSUID | kernel.MS_NODEV
+_PROC = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
+_MESSAGE_BYTES = 4096
+
+
+class RoomError(Exception):
+    """A room could not be made; the message is the kernel's."""
+
+
+class Rooms:
+    """One room at a time, made by a process of its own."""
+
+    def __init__(self, *, has_own_tmp: bool) -> None:
+        """Start that process; call it while this one is small.
+
+        Args:
+            has_own_tmp: Whether each room gets a `/tmp`; else it has this process's.
+        """
+        self._keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        if os.fork() == 0:
+            self._keeper.close()
+            _keep(theirs, has_own_tmp=has_own_tmp)
+        theirs.close()
+
+    def open(self, start: int) -> int:
+        """Make a room with the files of a program in its `/tmp`; return a handle of its process 1.
+
+        Args:
+            start: Descriptor of the program's start message.
+
+        Raises:
+            RoomError: It cannot be made.
+        """
+        socket.send_fds(self._keeper, [b"open"], [start])
+        message, handles, _, _ = socket.recv_fds(self._keeper, _MESSAGE_BYTES, 1)
+        if not handles:
+            raise RoomError(message.decode(errors="replace"))
+        return handles[0]
+
+    def close(self, handle: int) -> None:
+        """Kill everything in the room, and wait until it is gone."""
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        os.close(handle)
+        self._keeper.recv(_MESSAGE_BYTES)
+
+
+def _keep(asked: socket.socket, *, has_own_tmp: bool) -> NoReturn:
+    try:
+        while True:
+            message, descriptors, _, _ = socket.recv_fds(asked, _MESSAGE_BYTES, 1)
+            if not message:
+                break
+            with open(descriptors[0], "rb") as file:
+                file.seek(0)
+                start = Start(file.read())
+            _make(asked, start, has_own_tmp=has_own_tmp)
+    finally:
+        os._exit(1)
+
+
+def _make(asked: socket.socket, start: Start, *, has_own_tmp: bool) -> None:
+    """Make a room and stay until it has ended."""
+    ready, ready_end = os.pipe()
+    child = kernel.fork(NAMESPACES | kernel.CLONE_NEWPID)
+    if child == 0:
+        _be_process_one(ready_end, start, has_own_tmp=has_own_tmp)
+    os.close(ready_end)
+    failure = os.read(ready, _MESSAGE_BYTES)
+    os.close(ready)
+    if failure:
+        os.waitpid(child, 0)
+        asked.send(failure)
+        return
+    handle = os.pidfd_open(child)
+    socket.send_fds(asked, [b"made"], [handle])
+    os.close(handle)
+    os.waitpid(child, 0)
+    asked.send(b"gone")
+
+
+def _be_process_one(ready: int, start: Start, *, has_own_tmp: bool) -> NoReturn:
+    """Furnish the room, say so by closing `ready`, and bury orphans."""
+    try:
+        os.setsid()  # out of reach of signals to a group
+        kernel.mount("proc", "/proc", "proc", _PROC)
+        with open("/proc/sys/user/max_user_namespaces", "w") as file:
+            file.write("0")
+        num_files = max(_FEWEST_FILES, start.tmp_bytes // _BYTES_A_FILE)
+        options = f"size={start.tmp_bytes},nr_inodes={num_files},mode=700"
+        for folder in ("/dev/shm", "/tmp") if has_own_tmp else ("/dev/shm",):
+            kernel.mount("tmpfs", folder, "tmpfs", _TMPFS, options)
+        write_files("/tmp", start.files)
+        kernel.drop_capabilities()
+        os.closerange(0, ready)
+        os.closerange(ready + 1, os.sysconf("SC_OPEN_MAX"))
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel buries them
+        os.close(ready)
+        while True:
+            signal.pause()
+    except OSError as error:
+        os.write(ready, f"{error}\n".encode())
+    finally:
+        os._exit(1)
