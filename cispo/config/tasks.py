@@ -64,8 +64,9 @@ class TasksConfig:
     Attributes:
         path: Local JSONL or parquet file, used instead of `sources`.
         sources: The mixture.
-        verifier: Verifier of the tasks of `path`.
+        verifier: Verifier of the tasks of `path`; with `swe` it is a file of SWE instances.
         instruction: Text after each problem of `path`.
+        options: Options of `path`; `form` of SWE instances is `single_shot` or `agent`.
         held_out_fraction: Share of the tasks that training never sees, chosen by a hash of the
             prompt; evaluation draws from it unless it has a path or sources of its own.
         system_prompt: First message of every task, where not empty.
@@ -75,6 +76,7 @@ class TasksConfig:
     sources: list[SourceConfig] = field(default_factory=list)
     verifier: str = "math"
     instruction: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
     held_out_fraction: float = 0.0
     system_prompt: str = ""
 

@@ -103,6 +103,8 @@ def file_source(path: str | None, tasks: TasksConfig) -> list[SourceConfig]:
     """One source for a local file, or none for None."""
     if path is None:
         return []
+    if tasks.verifier == "swe":
+        return [SourceConfig(kind="swe", name=path, options=tasks.options)]
     kind = "parquet" if path.endswith(".parquet") else "jsonl"
     return [
         SourceConfig(kind=kind, name=path, verifier=tasks.verifier, instruction=tasks.instruction)
