@@ -1,4 +1,4 @@
-"""Puzzles by reasoning-gym's own scorers; runs only inside the killable grader process.
+"""Puzzles by reasoning-gym's own scorers or by ours; runs only in the killable grader process.
 
 Some scorers hand the answer to `eval`. Those see only answers that cannot call or reach into
 anything.
@@ -13,6 +13,7 @@ from typing import Any
 import reasoning_gym
 from reasoning_gym.factory import DATASETS
 
+from rewards.synlogic.puzzles import PUZZLES
 from rewards.truth import BadTruthError, truth_field
 
 MAX_ANSWER_CHARACTERS = 16384
@@ -41,11 +42,14 @@ def grade_logic(answer: str, truth: Mapping[str, Any]) -> Mapping[str, float]:
 
     Args:
         answer: The answer as text.
-        truth: `{"dataset": name, "entry": the data set's item}`.
+        truth: `{"dataset": name, "entry": the data set's item}` of reasoning-gym, or
+            `{"puzzle": name, "answer": .., "metadata": {..}}` of `rewards.synlogic`.
 
     Raises:
-        BadTruthError: There is no such data set, or no item.
+        BadTruthError: There is no such data set or puzzle, or no item.
     """
+    if "puzzle" in truth:
+        return _grade_puzzle(answer, truth)
     name = truth_field(truth, "dataset", str)
     entry = truth_field(truth, "entry", dict)
     scorer, evaluates_answer = _scorer(name)
@@ -57,6 +61,19 @@ def grade_logic(answer: str, truth: Mapping[str, Any]) -> Mapping[str, float]:
     else:
         score = min(max(float(scorer(answer, entry)), 0.0), 1.0)
     return {"correct": float(score >= _FULL_SCORE), "score": score}
+
+
+def _grade_puzzle(answer: str, truth: Mapping[str, Any]) -> Mapping[str, float]:
+    name = truth_field(truth, "puzzle", str)
+    if name not in PUZZLES:
+        raise BadTruthError(f"there is no puzzle {name!r}; there are {', '.join(PUZZLES)}")
+    if not answer or len(answer) > MAX_ANSWER_CHARACTERS:
+        return {"correct": 0.0, "score": 0.0}
+    try:
+        solved = float(PUZZLES[name](answer, truth))
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadTruthError(f"puzzle {name}: {error!r} in {str(dict(truth))[:200]}") from error
+    return {"correct": solved, "score": solved}
 
 
 def is_harmless(answer: str) -> bool:
