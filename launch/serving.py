@@ -2,31 +2,30 @@
 
 import asyncio
 import functools
-import os
 import signal
 import socket
 from pathlib import Path
 
 from cispo.config.serve import ServeConfig
 from cispo.errors import ConfigError
-from launch.preflight import check_policy_path
 from rollout.driver import EngineDriver
 from rollout.engines import build_engine
 from rollout.server.app import serve
 from rollout.server.service import Service
 
 
-def run_server(cfg: ServeConfig) -> None:
+def run_server(cfg: ServeConfig, listener: socket.socket, api_key: str | None) -> None:
     """Serve until SIGINT or SIGTERM; a second one does not wait for running requests.
 
+    Args:
+        cfg: The whole configuration, checked.
+        listener: Bound socket.
+        api_key: Key that clients must bring; None lets all in.
+
     Raises:
-        ConfigError: The key, the port, the model or its chat template is not there.
+        ConfigError: The model cannot be loaded, or has no chat template.
     """
-    api_key = _api_key(cfg.api_key)
-    if cfg.rollout.backend != "scripted":
-        cfg.policy.path = check_policy_path(cfg.policy)
-    with _listener(cfg.host, cfg.port) as listener:
-        asyncio.run(_serve(cfg, listener, api_key))
+    asyncio.run(_serve(cfg, listener, api_key))
 
 
 async def _serve(cfg: ServeConfig, listener: socket.socket, api_key: str | None) -> None:
@@ -72,39 +71,6 @@ def _stop_on_signals() -> asyncio.Event:
     for number in signals:
         loop.add_signal_handler(number, on_signal)
     return stop
-
-
-def _listener(host: str, port: int) -> socket.socket:
-    """Take the port before a model is loaded.
-
-    Raises:
-        ConfigError: It is taken, or not ours to take.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family)
-    except OSError as error:
-        raise ConfigError(
-            f"port={port}: cannot listen on {host}: {error.strerror}; choose another port, or "
-            "port=0 for any free one"
-        ) from error
-
-
-def _api_key(variable: str | None) -> str | None:
-    """Read the key.
-
-    Raises:
-        ConfigError: The variable is not set; its name is not repeated, as it may be the key itself.
-    """
-    if variable is None:
-        return None
-    key = os.environ.get(variable)
-    if not key:
-        raise ConfigError(
-            "api_key: there is no environment variable of this name; set it to the key, and "
-            "api_key= to the variable's name"
-        )
-    return key
 
 
 def _greeting(service: Service, listener: socket.socket, cfg: ServeConfig) -> str:

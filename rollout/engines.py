@@ -24,6 +24,7 @@ from rollout.backends.scripted import ScriptedBackend, script_from_file
 from rollout.backends.transformers import TransformersBackend
 from rollout.driver import Engine
 from rollout.scoring import score_tokens
+from rollout.token_text import TokenText
 
 
 def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:
@@ -41,6 +42,7 @@ def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:
         token_ids=stop_token_ids(tokenizer),
         repetition_tokens=rollout.repetition_tokens,
         repetition_probability=rollout.repetition_probability,
+        text=TokenText(tokenizer),
     )
     backend: Backend
     match rollout.backend:
@@ -74,7 +76,14 @@ def _model_engine(
     context_length: int | None
     match model := _model(policy, rollout).to(_device(rollout)):
         case LightningModel():
-            backend = LightningBackend(model, stop, max_sequences=rollout.max_sequences)
+            backend = LightningBackend(
+                model,
+                stop,
+                max_sequences=rollout.max_sequences,
+                prefix_cache_bytes=rollout.prefix_cache_bytes,
+                recomputes_state=rollout.weights_in_flight == "recompute_state",
+                replays=rollout.logprobs == "replay",
+            )
             context_length = model.config.max_position_embeddings
         case TransformersPolicy():
             backend = TransformersBackend(model, stop, max_sequences=rollout.max_sequences)
