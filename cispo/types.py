@@ -17,10 +17,17 @@ Role = Literal["system", "user", "assistant", "tool"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
-    """One turn of a conversation, in plain text."""
+    """One turn of a conversation, in plain text.
+
+    Attributes:
+        role: Who speaks.
+        content: What is said; the policy's own turns with its thoughts and calls of tools.
+        name: The speaker's name, or of a tool's turn the function whose result it is.
+    """
 
     role: Role
     content: str
+    name: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

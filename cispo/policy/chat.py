@@ -1,11 +1,17 @@
 """Conversations to prompt tokens, and sampled tokens to text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 from cispo.errors import ConfigError
 from cispo.types import Message
+
+MINIMAX_M1_TEMPLATE = Path(__file__).parent / "tokenizers" / "minimax_m1_template.jinja"
+"""MiniMax-M1's layout with tools, for any tokenizer: copy it to a folder's chat_template.jinja."""
 
 _END_TOKENS = (
     "<|im_end|>",
@@ -14,26 +20,70 @@ _END_TOKENS = (
     "<|end_of_text|>",
     "<end_of_turn>",
     "<end_of_sentence>",
+    "<end_of_document>",
 )
 """Tokens that end a turn or a text in the chat formats of common models."""
 
+_PROBE = "probe of the template"
 
-def render_prompt(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[int]:
+Turn = dict[str, Any]
+Tool = Mapping[str, object]
+
+
+def render_prompt(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], *, tools: Sequence[Tool] = ()
+) -> list[int]:
     """Render a conversation up to and including the header of the assistant's next turn.
 
+    Args:
+        tokenizer: With a chat template.
+        messages: The conversation.
+        tools: Functions that the assistant may call, `{"type": "function", "function": {"name": ..,
+            "description": .., "parameters": <JSON schema>}}`.
+
     Raises:
-        ConfigError: The tokenizer has no chat template.
+        ConfigError: The tokenizer has no chat template, or one that refuses the messages or leaves
+            out the tools.
     """
-    if tokenizer.chat_template is None:
+    turns = _turns(tokenizer, messages)
+    text = _render(tokenizer, turns, tools=tools, opens_next=True)
+    for tool in tools:
+        if _tool_name(tool) not in text:
+            raise ConfigError(
+                f"policy.path: the chat template of {tokenizer.name_or_path} leaves out tools such "
+                f"as {_tool_name(tool)}; use one that lists them, for example "
+                f"{MINIMAX_M1_TEMPLATE.name}"
+            )
+    return _encode(tokenizer, text)
+
+
+def render_continuation(
+    tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]
+) -> list[int]:
+    """Render what follows a sampled turn: messages such as tool results, and the next header.
+
+    Nothing sampled is tokenised again: the result goes behind the sampled tokens, the last of which
+    is the one that ended the turn.
+
+    Raises:
+        ConfigError: The chat template renders a turn in another way when something follows it.
+    """
+    turns: list[Turn] = [
+        {"role": "user", "content": _PROBE},
+        {"role": "assistant", "content": _PROBE},
+    ]
+    if _takes_parts(tokenizer):
+        turns = [{**turn, "content": _parts(turn["content"])} for turn in turns]
+    alone = _render(tokenizer, turns, opens_next=False)
+    followed = _render(tokenizer, [*turns, *_turns(tokenizer, messages)], opens_next=True)
+    rest = followed[alone.rindex(_PROBE) + len(_PROBE) :]
+    ids = _encode(tokenizer, rest)
+    if not followed.startswith(alone) or ids[0] not in stop_token_ids(tokenizer):
         raise ConfigError(
-            f"policy.path: the tokenizer {tokenizer.name_or_path} has no chat template; put a "
-            "chat_template.jinja beside its tokenizer.json"
+            f"policy.path: the chat template of {tokenizer.name_or_path} cannot go on after a "
+            "sampled turn: it changes past turns, or ends them without an end token"
         )
-    turns = [{"role": message.role, "content": message.content} for message in messages]
-    ids: list[int] = tokenizer.apply_chat_template(
-        turns, add_generation_prompt=True, tokenize=True, return_dict=False
-    )
-    return ids
+    return ids[1:]
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -60,3 +110,78 @@ def decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
         list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
     return text
+
+
+def _turns(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message]) -> list[Turn]:
+    takes_parts = _takes_parts(tokenizer)
+    turns: list[Turn] = []
+    for message in messages:
+        content = _parts(message.content, message.name) if takes_parts else message.content
+        turns.append({"role": message.role, "content": content})
+        if message.name is not None:
+            turns[-1]["name"] = message.name
+    return turns
+
+
+def _takes_parts(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the template wants content as a list of parts, as MiniMax-M1's own does."""
+    try:
+        text = _apply(tokenizer, [{"role": "user", "content": _PROBE}], opens_next=False)
+    except (jinja2.TemplateError, TypeError):
+        return True
+    return _PROBE not in text
+
+
+def _parts(text: str, name: str | None = None) -> list[dict[str, str]]:
+    part = {"type": "text", "text": text}
+    return [part if name is None else {**part, "name": name}]
+
+
+def _render(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Turn],
+    *,
+    opens_next: bool,
+    tools: Sequence[Tool] = (),
+) -> str:
+    try:
+        return _apply(tokenizer, turns, tools=tools, opens_next=opens_next)
+    except (jinja2.TemplateError, TypeError) as error:
+        raise ConfigError(
+            f"policy.path: the chat template of {tokenizer.name_or_path} refuses a conversation: "
+            f"{error}"
+        ) from error
+
+
+def _apply(
+    tokenizer: PreTrainedTokenizerBase,
+    turns: Sequence[Turn],
+    *,
+    opens_next: bool,
+    tools: Sequence[Tool] = (),
+) -> str:
+    if tokenizer.chat_template is None:
+        raise ConfigError(
+            f"policy.path: the tokenizer {tokenizer.name_or_path} has no chat template; put a "
+            "chat_template.jinja beside its tokenizer.json"
+        )
+    text: str = tokenizer.apply_chat_template(
+        list(turns),
+        tools=[dict(tool) for tool in tools] or None,
+        add_generation_prompt=opens_next,
+        tokenize=False,
+    )
+    return text
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
+def _tool_name(tool: Tool) -> str:
+    function = tool.get("function", tool)
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if not isinstance(name, str):
+        raise ConfigError(f"tools: {tool!r} has no function with a name")
+    return name

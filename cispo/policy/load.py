@@ -105,7 +105,7 @@ def bundled_tokenizer(name: str) -> Path:
     for folder in (_BUNDLED / name, Path(name).expanduser()):
         if (folder / "tokenizer.json").is_file():
             return folder
-    names = ", ".join(sorted(entry.name for entry in _BUNDLED.iterdir()))
+    names = ", ".join(sorted(entry.name for entry in _BUNDLED.iterdir() if entry.is_dir()))
     raise ConfigError(
         f"policy.tokenizer={name}: neither a folder with a tokenizer.json nor one of {names}"
     )
