@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -13,6 +14,7 @@ from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig
 from cispo.errors import RolloutError
 from cispo.ports import Progress, RolloutEngine
 from cispo.types import Metrics, PolicyVersion, Rollout, Task
+from rollout.backends.base import EngineStatistics
 from rollout.driver import Engine
 from rollout.engines import build_engine
 from rollout.roster import LOST, Roster
@@ -154,8 +156,8 @@ class RolloutPool:
         results = await asyncio.gather(*calls, return_exceptions=True)
         alive = [result for result in results if not isinstance(result, BaseException)]
         totals = {
-            f"rollout/{field}": float(sum(getattr(counts, field) for counts in alive))
-            for field in ("sampled_tokens", "prefill_tokens", "decode_steps", "busy_seconds")
+            f"rollout/{field.name}": float(sum(getattr(counts, field.name) for counts in alive))
+            for field in dataclasses.fields(EngineStatistics)
         }
         return totals | {
             "rollout/actors": float(len(alive)),

@@ -23,6 +23,13 @@ class RolloutConfig:
         repetition_tokens: Stop after this many consecutive tokens above `repetition_probability`; 0
             never stops.
         repetition_probability: See `repetition_tokens`; the paper uses 3,000 tokens above 0.99.
+        prefix_cache_bytes: Memory in which an actor keeps what prompts leave behind, until the next
+            weights, for prompts that begin alike; 0 keeps nothing. Only the lightning engine.
+        weights_in_flight: `keep_state`: sequences that run while weights change go on from what the
+            old weights made of them. `recompute_state`: the new weights read them again first.
+        logprobs: `sampled`: behaviour log-probabilities as the engine drew with them. `replay`: as
+            the learner's form of the model computes them, bit by bit in float32 on CPUs, for one
+            more forward pass a rollout.
     """
 
     backend: str = "lightning"
@@ -34,6 +41,9 @@ class RolloutConfig:
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     repetition_tokens: int = 3000
     repetition_probability: float = 0.99
+    prefix_cache_bytes: int = 128 * 2**20
+    weights_in_flight: str = "keep_state"
+    logprobs: str = "sampled"
 
     def __post_init__(self) -> None:
         require(
@@ -47,6 +57,24 @@ class RolloutConfig:
             self.max_sequences >= 1, "rollout.max_sequences", self.max_sequences, "must be >= 1"
         )
         require(self.max_attempts >= 1, "rollout.max_attempts", self.max_attempts, "must be >= 1")
+        require(
+            self.prefix_cache_bytes >= 0,
+            "rollout.prefix_cache_bytes",
+            self.prefix_cache_bytes,
+            "must be >= 0; 0 keeps nothing",
+        )
+        for key, usual, other in (
+            ("weights_in_flight", "keep_state", "recompute_state"),
+            ("logprobs", "sampled", "replay"),
+        ):
+            value = getattr(self, key)
+            require(value in (usual, other), f"rollout.{key}", value, f"choose {usual} or {other}")
+            require(
+                value == usual or self.backend == "lightning",
+                f"rollout.{key}",
+                value,
+                f"only rollout.backend=lightning can; choose {usual}",
+            )
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from cispo.config import PolicyConfig, RolloutConfig
+from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig
 from cispo.errors import ConfigError
 from cispo.policy.hf import TransformersPolicy
 from cispo.policy.load import (
@@ -98,3 +98,54 @@ def test_gpus_that_are_not_there_are_named() -> None:
     config = RolloutConfig(num_gpus=1.0)
     with pytest.raises(ConfigError, match=r"rollout\.num_gpus=1"):
         build_engine(PolicyConfig(architecture=ARCHITECTURE), config)
+
+
+def test_the_knobs_of_the_lightning_engine_reach_it() -> None:
+    config = RolloutConfig(
+        prefix_cache_bytes=10**7, weights_in_flight="recompute_state", logprobs="replay"
+    )
+    backend = build_engine(PolicyConfig(architecture=ARCHITECTURE), config).backend
+    assert isinstance(backend, LightningBackend)
+    backend.start(
+        Request(
+            request_id=0,
+            task_id="t",
+            prompt=(5, 6, 7),
+            seeds=(1,),
+            sampling=SamplingParams(max_new_tokens=9, max_thinking_tokens=2, stop=("zzz",)),
+        )
+    )
+    finished = [member for _ in range(9) for member in backend.step()]
+    assert backend.statistics.prefix_bytes > 0
+    assert (backend._recomputes_state, backend._replays) == (True, True)
+    assert not all(finished[0].is_sampled)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"prefix_cache_bytes": -1}, r"rollout\.prefix_cache_bytes=-1"),
+        ({"weights_in_flight": "drop"}, r"rollout\.weights_in_flight=drop: choose keep_state or"),
+        ({"logprobs": "exact"}, r"rollout\.logprobs=exact: choose sampled or replay"),
+        (
+            {"logprobs": "replay", "backend": "transformers"},
+            r"rollout\.logprobs=replay: only rollout\.backend=lightning",
+        ),
+    ],
+)
+def test_knobs_that_cannot_work_are_refused(knobs: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        RolloutConfig(**knobs)
+
+
+@pytest.mark.parametrize(
+    ("knobs", "message"),
+    [
+        ({"stop": ["a", ""]}, "stop="),
+        ({"max_thinking_tokens": 20, "max_new_tokens": 20}, "max_thinking_tokens=20"),
+        ({"max_answer_tokens": -1}, "max_answer_tokens=-1"),
+    ],
+)
+def test_sampling_that_cannot_work_is_refused(knobs: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        SamplingConfig(**knobs)
