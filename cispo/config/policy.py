@@ -17,6 +17,9 @@ class PolicyConfig:
         dtype: `float32` or `bfloat16`, of the learner's weights.
         logprob_chunk: Tokens that go through the LM head at once; bounds memory at chunk x
             vocabulary.
+        recompute_layers: Whether the learner keeps only the inputs of layers and computes the rest
+            again in the backward pass: about a third more time for a fraction of the memory, and
+            the same bits. Lightning models only.
         architecture: For a new lightning model: the fields of its config.json; empty where `path`
             exists.
         tokenizer: For a new model: folder of the tokenizer, or the name of one that ships with the
@@ -27,6 +30,7 @@ class PolicyConfig:
     path: str | None = None
     dtype: str = "float32"
     logprob_chunk: int = 1024
+    recompute_layers: bool = False
     architecture: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "bpe1024"
 
@@ -44,6 +48,12 @@ class PolicyConfig:
             "choose float32 or bfloat16",
         )
         require(self.logprob_chunk >= 1, "policy.logprob_chunk", self.logprob_chunk, "must be >= 1")
+        require(
+            self.backend == "lightning" or not self.recompute_layers,
+            "policy.recompute_layers",
+            self.recompute_layers,
+            f"policy.backend={self.backend} cannot; set it to false",
+        )
 
 
 @dataclass(slots=True, kw_only=True)

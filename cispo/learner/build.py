@@ -4,6 +4,7 @@ import torch
 
 from cispo.config import PolicyConfig
 from cispo.policy.base import Policy
+from cispo.policy.lightning.model import LightningModel
 from cispo.policy.load import load_policy, new_lightning_policy
 
 
@@ -13,6 +14,13 @@ def build_policy(config: PolicyConfig, *, seed: int) -> Policy:
     Raises:
         ConfigError: There is no model at the path, or its configuration is wrong.
     """
+    policy = _load_or_make(config, seed=seed)
+    if isinstance(policy, LightningModel):
+        policy.model.recompute_layers = config.recompute_layers
+    return policy
+
+
+def _load_or_make(config: PolicyConfig, *, seed: int) -> Policy:
     dtype: torch.dtype = getattr(torch, config.dtype)
     if config.path is not None:
         return load_policy(

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from cispo.errors import CheckpointError, ConfigError, DivergedError
+from cispo.policy.base import Policy
 from tests.learner.tables import (
     ADAMW,
     LINEAR,
@@ -22,6 +23,7 @@ from tests.learner.tables import (
     tensors,
     with_behaviour,
 )
+from tests.policy.models import make_model
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +53,7 @@ def _process_group() -> Iterator[None]:
     os.environ.update(environment)
 
 
-def deepspeed_learner(policy: TablePolicy, *, stage: int, **options: Any) -> Any:
+def deepspeed_learner(policy: Policy, *, stage: int, **options: Any) -> Any:
     from cispo.learner.deepspeed import DeepSpeedLearner
 
     rule = make_rule(micro_batch_tokens=20, coefficient=0.25)
@@ -85,6 +87,25 @@ def test_gradient_and_metrics_are_those_of_the_local_learner(
         gradient = reference_gradient(before, samples, ratio_max=2.0)
         gradient += 0.25 * 2 * before.double().numpy() / before.numel()
         np.testing.assert_allclose(taken.numpy(), -gradient, rtol=2e-3, atol=5e-7)
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_a_hybrid_with_experts_takes_the_local_learners_step(stage: int, recompute: bool) -> None:
+    samples = random_samples(12, vocabulary=96)
+    policy, local_policy = make_model(), make_model()
+    policy.model.recompute_layers = recompute
+    before = {name: p.detach().clone() for name, p in local_policy.named_parameters()}
+    learner = deepspeed_learner(policy, stage=stage, **LINEAR)
+    local = local_learner(
+        local_policy, make_rule(micro_batch_tokens=20, coefficient=0.25), **LINEAR
+    )
+    found, expected = learner.step(samples), local.step(samples)
+    assert found["moe/load_max_ratio/3"] > 1.0
+    assert found == pytest.approx(dict(expected), rel=1e-5, abs=1e-6)
+    for name, weight in exported(learner).items():
+        wanted = local_policy.get_parameter(name).detach() - before[name]
+        torch.testing.assert_close(weight - before[name], wanted, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize(("stage", "dtype"), STAGES)

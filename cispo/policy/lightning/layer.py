@@ -4,9 +4,10 @@ import torch
 from torch import Tensor, nn
 
 from cispo.policy.lightning.config import FULL, LINEAR, LightningConfig
+from cispo.policy.lightning.experts import Routing
 from cispo.policy.lightning.layout import bucket_layout, chunk_layout, positions
 from cispo.policy.lightning.linear import LightningAttention
-from cispo.policy.lightning.moe import Balance, MixtureOfExperts
+from cispo.policy.lightning.moe import Balance, MixtureOfExperts, balance_of
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.prefill import Prefill
 from cispo.policy.lightning.rotary import Rotation, rotation
@@ -58,16 +59,14 @@ class LightningLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, packing: Packing) -> tuple[Tensor, Balance | None]:
-        """Run packed tokens x [T, d]; return the residual stream and, with a router, its balance.
-
-        There is no balance where no gradient is wanted.
-        """
+        """Run packed tokens x [T, d]; return the residual stream and the balance of its router."""
         normed = self.input_layernorm(x)
         if self.is_linear:
             y, _ = self.self_attn(normed, packing.chunks)
         else:
             y = self.self_attn(normed, packing.rotation, packing.queries, packing.keys)
-        return self._feed_forward(_residual(normed, y, self.attention_factors))
+        x, routing = self._feed_forward(_residual(normed, y, self.attention_factors))
+        return x, None if routing is None else balance_of(routing)
 
     def prefill_linear(self, x: Tensor, plan: Prefill, state: Tensor) -> Tensor:
         """Read packed tokens x [T, d] with a lightning layer; updates states [S, H, D, D]."""
@@ -100,10 +99,10 @@ class LightningLayer(nn.Module):
         y = self.self_attn.step(normed, by, pages, table, lengths)
         return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 
-    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Balance | None]:
+    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:
         normed = self.post_attention_layernorm(x)
-        y, balance = self.block_sparse_moe(normed)
-        return _residual(normed, y, self.expert_factors), balance
+        y, routing = self.block_sparse_moe(normed)
+        return _residual(normed, y, self.expert_factors), routing
 
 
 def _residual(normed: Tensor, y: Tensor, factors: tuple[float, float]) -> Tensor:

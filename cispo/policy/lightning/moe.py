@@ -46,6 +46,12 @@ def balance_loss(routing: Routing) -> Tensor:
     return num_experts * torch.dot(share, routing.probabilities.mean(0))
 
 
+def balance_of(routing: Routing) -> Balance:
+    """Measure how evenly a router sends its tokens."""
+    entropy = torch.special.entr(routing.probabilities.detach()).sum(-1).mean()
+    return Balance(balance_loss(routing), routing.counts, entropy)
+
+
 class MixtureOfExperts(nn.Module):
     """Router and experts; with one expert there is no router."""
 
@@ -63,18 +69,10 @@ class MixtureOfExperts(nn.Module):
         self.experts = Experts(num_experts, hidden_size, intermediate_size, kernels=kernels)
         self.gate = Router(hidden_size, num_experts) if num_experts > 1 else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Balance | None]:
-        """Run tokens x [N, d]; return the output and, in training with a router, the balance."""
-        if self.gate is None:
-            return self.experts(x, None), None
-        routing = route(self.gate(x), top_k=self.top_k)
-        balance = _balance(routing) if torch.is_grad_enabled() else None
-        return self.experts(x, routing), balance
-
-
-def _balance(routing: Routing) -> Balance:
-    entropy = torch.special.entr(routing.probabilities.detach()).sum(-1).mean()
-    return Balance(balance_loss(routing), routing.counts, entropy)
+    def forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:
+        """Run tokens x [N, d]; return the output and, where there is a router, what it chose."""
+        routing = None if self.gate is None else route(self.gate(x), top_k=self.top_k)
+        return self.experts(x, routing), routing
 
 
 class Router(nn.Module):
