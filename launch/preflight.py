@@ -11,6 +11,7 @@ from cispo.data.build import held_out_tasks, training_tasks
 from cispo.data.mixture import TaskMixture
 from cispo.errors import ConfigError
 from cispo.types import Task
+from launch.context import check_context
 from launch.resume import Resume, read_resume
 from rewards.build import known_verifiers
 from sandboxes.bubblewrap import BubblewrapSandbox
@@ -59,11 +60,15 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
     evaluates = cfg.evaluation.every >= 0
     held_out = held_out_tasks(cfg.tasks, cfg.evaluation, seed=cfg.seed) if evaluates else ()
     training = training_tasks(cfg.tasks, seed=cfg.seed, held_out=held_out)
-    probed = [*held_out, *(training.task(index) for index in range(PROBED_TASKS))]
+    sampled = [training.task(index) for index in range(PROBED_TASKS)]
+    probed = [*held_out, *sampled]
     used = {task.verifier for task in probed}
     check_verifiers(used, cfg.reward.verifiers, "tasks")
     if "code" in used:
         asyncio.run(BubblewrapSandbox().probe())
+    if cfg.rollout.backend != "scripted":
+        check_context(cfg.policy, cfg.rollout.sampling, sampled, key="rollout.sampling")
+        check_context(cfg.policy, cfg.evaluation.sampling, held_out, key="evaluation.sampling")
     return CheckedTasks(training=training, held_out=held_out)
 
 
