@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from cispo.config.require import require
 
 LAYOUTS = ("released", "transformers4", "transformers5")
-DTYPES = ("keep", "float32", "bfloat16", "float16")
+DTYPES = ("keep", "float32", "bfloat16")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -18,8 +18,8 @@ class ExportConfig:
         target: Folder to write; made, and complete when it appears.
         layout: `released` (MiniMax's own), `transformers4` (its names plus decays; transformers 5
             reads it too) or `transformers5` (experts in two tensors a layer).
-        dtype: Of the weights: `keep` (each tensor's own), `float32`, `bfloat16` or `float16`;
-            routers are never narrowed.
+        dtype: Of the weights: `keep` (each tensor's own), `float32` or `bfloat16`; routers are
+            never narrowed.
         max_shard_bytes: Largest file in bytes, unless one tensor alone is larger.
         overwrite: Replace a model that is in the target already.
         allow_other_logits: Export even where the layout's software would compute other logits, as

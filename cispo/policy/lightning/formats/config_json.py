@@ -34,7 +34,6 @@ _CARRIED = (
 _CARRIED_RELEASED = ("architectures", "model_type", "auto_map", "shared_moe_mode")
 """Fields that mean nothing to us and are kept, in any layout or in the released one."""
 
-
 _NO_TOKENS = {"bos_token_id": None, "eos_token_id": None}
 """As released; transformers would take 1 and 2 for fields that are missing."""
 

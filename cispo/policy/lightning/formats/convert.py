@@ -11,9 +11,9 @@ import torch
 from cispo.errors import ConfigError
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.formats.config_json import config_fields
-from cispo.policy.lightning.formats.derived import derived_tensor, is_derived
+from cispo.policy.lightning.formats.derived import derived_part, is_derived
 from cispo.policy.lightning.formats.layouts import Layout, StoredTensor, stored_tensors
-from cispo.policy.lightning.formats.parts import DTYPE_NAMES, DTYPES, Part, in_memory
+from cispo.policy.lightning.formats.parts import DTYPE_NAMES, DTYPES, Part
 from cispo.policy.lightning.formats.stored import CONFIG, StoredModel
 from cispo.policy.lightning.formats.write_safetensors import Outgoing, write_shards
 
@@ -83,7 +83,7 @@ def _outgoing(
         if len(found) == len(stored.parts):
             pass
         elif is_derived(stored.name) or (layout != Layout.RELEASED and _is_router(stored)):
-            found = [in_memory(derived_tensor(config, stored.parts[0]))]
+            found = [derived_part(config, stored)]
         elif stored.is_optional:
             continue
         else:

@@ -1,11 +1,15 @@
 """Tensors that transformers stores although config.json decides them."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from cispo.errors import ConfigError
 from cispo.policy.lightning.config import LINEAR, LightningConfig
 from cispo.policy.lightning.decay import RELEASED, TRANSFORMERS, layer_slopes
+from cispo.policy.lightning.formats.layouts import StoredTensor
+from cispo.policy.lightning.formats.parts import Part, in_memory
 
 _TOLERANCE = 0.01
 """Relative error of stored slopes; transformers rounds them to bfloat16, which is 0.004."""
@@ -14,6 +18,15 @@ _TOLERANCE = 0.01
 def is_derived(name: str) -> bool:
     """Whether a tensor may be computed from config.json alone."""
     return name.endswith((".slope_rate", "_decay"))
+
+
+def derived_part(config: LightningConfig, stored: StoredTensor) -> Part:
+    """A tensor that is computed when it is written, because all of them may not fit in memory."""
+    return Part(
+        dtype="F32",
+        num_elements=math.prod(stored.shape),
+        blocks=lambda: in_memory(derived_tensor(config, stored.parts[0])).blocks(),
+    )
 
 
 def derived_tensor(config: LightningConfig, name: str) -> Tensor:

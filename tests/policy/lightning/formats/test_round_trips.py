@@ -173,3 +173,20 @@ def test_files_beside_the_weights_go_along(lightning, tmp_path):
     beside = {"config.json", "model.safetensors", "tokenizer.json", "chat_template.jinja"}
     assert {file.name for file in five.iterdir()} == beside
     assert {file.name for file in same.iterdir()} == beside | {"modeling_minimax_m1.py"}
+
+
+def test_slopes_that_nobody_implements_are_refused(folders, tmp_path):
+    network = folders.network()
+    for layer in (0, 2):
+        network.model.layers[layer].self_attn.slope_rate.mul_(1.05)
+    network.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"layers\.2\.self_attn\.slope_rate=.*differs by"):
+        open_model(tmp_path)
+
+
+def test_decays_for_another_block_size_are_refused_by_shape(folders, tmp_path):
+    folders.network().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, "block_size": 64}))
+    with pytest.raises(ConfigError, match=r"decay is .*16.* but config\.json makes it .*64"):
+        open_model(tmp_path)
