@@ -42,8 +42,8 @@ def check_context(
     if lengths[longest] <= room:
         return
     raise ConfigError(
-        f"{key}.max_new_tokens={sampling.max_new_tokens}: with the {lengths[longest]} tokens of the "
-        f"prompt of task {longer[longest].task_id} it exceeds max_position_embeddings={limit} in "
+        f"{key}.max_new_tokens={sampling.max_new_tokens}: with the {lengths[longest]} tokens of "
+        f"the prompt of task {longer[longest].task_id} it exceeds max_position_embeddings={limit} in "
         f"{policy.path}/config.json; "
         + (
             f"set it to {limit - lengths[longest]} or less"

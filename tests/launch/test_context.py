@@ -49,7 +49,7 @@ def test_what_fits_exactly_is_accepted_and_one_token_more_is_not(tmp_path: Path)
 
 def test_a_prompt_that_never_fits_is_named(tmp_path: Path) -> None:
     policy = folder_with(tmp_path, max_position_embeddings=LENGTH - 1)
-    with pytest.raises(ConfigError, match="task long .* leave such tasks out"):
+    with pytest.raises(ConfigError, match=r"task long .* leave such tasks out"):
         check(policy, 1)
 
 
