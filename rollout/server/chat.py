@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from cispo.errors import ConfigError
 from cispo.policy.chat import decode, render_prompt
 from cispo.policy.tool_calls import THINK, ToolCall
 from cispo.types import StopReason
@@ -99,8 +100,11 @@ def _logprobs(fields: Fields) -> int | None:
 
 
 def _render(service: Service, conversation: Conversation) -> tuple[int, ...]:
-    tokenizer = service.driver.tokenizer
-    return tuple(render_prompt(tokenizer, conversation.messages))
+    messages, tools = conversation.messages, conversation.tools
+    try:
+        return tuple(render_prompt(service.driver.tokenizer, messages, tools=tools))
+    except ConfigError as error:  # the template refuses the roles, or knows no tools
+        raise bad_request(str(error), param="tools" if tools else "messages") from error
 
 
 class _Turn:

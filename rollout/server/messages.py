@@ -54,16 +54,16 @@ def _message(entry: object, path: str, names: dict[str, str]) -> Message:
     if role is None:
         raise fields.error("role", f"must be one of {', '.join(_ROLES)}")
     content = _content(fields)
-    fields.text("name")
+    name = fields.text("name")
     match role:
         case "assistant":
             content = _assistant_content(fields, content, names)
         case _ if content is None:
             raise fields.error("content", "must be a text or a list of text parts")
         case "tool":
-            fields.text("tool_call_id")
+            name = name or names.get(fields.text("tool_call_id") or "")
     fields.refuse_unread({"refusal", "annotations", "audio", "function_call"})
-    return Message(role=role, content=content or "")
+    return Message(role=role, content=content or "", name=name)
 
 
 def _content(fields: Fields) -> str | None:
