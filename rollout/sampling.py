@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cispo.policy.lightning.native.sampling import native_draw
+
 _BLOCK = 128
 _CANDIDATES = 64
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -86,7 +88,9 @@ def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
     return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53)
 
 
-def sample(logits: Tensor, noise: Tensor, settings: SamplingRows) -> Drawn:
+def sample(
+    logits: Tensor, noise: Tensor, settings: SamplingRows, *, kernels: str = "torch"
+) -> Drawn:
     """Draw one token a row by inverting its cumulative distribution.
 
     Temperature comes first; then top-k by rank, top-p on what top-k left (renormalised), and min-p
@@ -96,27 +100,27 @@ def sample(logits: Tensor, noise: Tensor, settings: SamplingRows) -> Drawn:
         logits: [N, V] float32; -inf forbids a token.
         noise: [N] float64 in [0, 1), one a row, on the logits' device.
         settings: One row each, on the logits' device.
+        kernels: `native` draws with compiled code, on CPU; the same tokens but for rounding.
 
     Raises:
         NonFiniteLogitsError: A row has a NaN or no finite largest logit.
     """
-    if bool((settings.temperature != 1.0).any()):
-        logits = logits / settings.temperature[:, None]
-    peak = logits.amax(dim=-1, keepdim=True)
-    mass = _exp_shifted(logits, peak)
-    drawn, total = _invert(mass, noise)
+    draw = native_draw if kernels == "native" else _draw
+    drawn, full, total = draw(logits, noise, settings.temperature)
     finite = torch.isfinite(total)
     if not bool(finite.all()):
         raise NonFiniteLogitsError(int((~finite).nonzero()[0, 0]))
-    kept_log = torch.zeros_like(total)
     truncates = (settings.top_p < 1.0) | (settings.top_k > 0) | (settings.min_p > 0.0)
-    if bool(truncates.any()):
-        rows = truncates.nonzero()[:, 0]
-        cut = mass[rows, : logits.shape[1]]
-        drawn[rows], kept = _truncated(cut, total[rows], noise[rows], settings.rows(rows))
-        kept_log[rows] = (kept / total[rows]).log()
-    full = (logits.gather(1, drawn[:, None]) - peak)[:, 0].double() - total.log()
-    return Drawn(drawn, (full - kept_log).clamp_(max=0.0).float(), full.float())
+    if not bool(truncates.any()):
+        return Drawn(drawn, full.clamp(max=0.0).float(), full.float())
+    rows = truncates.nonzero()[:, 0]
+    of, logprobs = settings.rows(rows), full.clone()
+    scaled, peak = _scaled(logits[rows], of.temperature)
+    mass = _exp_shifted(scaled, peak)[:, : logits.shape[1]]
+    drawn[rows], kept = _truncated(mass, total[rows], noise[rows], of)
+    full[rows] = _logprobs(scaled, peak, drawn[rows], total[rows])
+    logprobs[rows] = full[rows] - (kept / total[rows]).log()
+    return Drawn(drawn, logprobs.clamp_(max=0.0).float(), full.float())
 
 
 def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -130,6 +134,24 @@ def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, 
     logprobs = (logits / temperature[:, None]).log_softmax(dim=-1)
     values, ids = logprobs.topk(min(count, logits.shape[1]), dim=-1)
     return values, ids
+
+
+def _draw(logits: Tensor, noise: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return tokens, log-probabilities in float64, and sums of e^(logit - highest), all [N]."""
+    scaled, peak = _scaled(logits, temperature)
+    drawn, total = _invert(_exp_shifted(scaled, peak), noise)
+    return drawn, _logprobs(scaled, peak, drawn, total), total
+
+
+def _scaled(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
+    """Return logits over temperature [N, V], and the highest ones [N, 1]."""
+    if bool((temperature != 1.0).any()):
+        logits = logits / temperature[:, None]
+    return logits, logits.amax(dim=-1, keepdim=True)
+
+
+def _logprobs(scaled: Tensor, peak: Tensor, token_ids: Tensor, total: Tensor) -> Tensor:
+    return (scaled.gather(1, token_ids[:, None]) - peak)[:, 0].double() - total.log()
 
 
 def _exp_shifted(logits: Tensor, peak: Tensor) -> Tensor:

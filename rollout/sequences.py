@@ -37,6 +37,7 @@ class Sequences:
         vocabulary_size: V.
         stop: When they end.
         device: Where the logits will be.
+        kernels: Of the sampling; see `sample`.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Sequences:
         vocabulary_size: int,
         stop: StopRules,
         device: torch.device | str = "cpu",
+        kernels: str = "torch",
     ) -> None:
         self.owners: list[Owner] = []
         self.capacity = capacity
+        self._kernels = kernels
         self._repetition_tokens = stop.repetition_tokens
         self._log_threshold = math.log(stop.repetition_probability)
         self._is_stop = stop_table(stop.token_ids, vocabulary_size).to(device)
@@ -262,7 +265,8 @@ class Sequences:
         counts = self._counts[active]
         noise = uniforms(self._seeds[active], counts.cpu()).to(logits.device)
         try:
-            return sample(logits, noise, SamplingRows(*(s[active] for s in self._settings)))
+            settings = SamplingRows(*(s[active] for s in self._settings))
+            return sample(logits, noise, settings, kernels=self._kernels)
         except NonFiniteLogitsError as error:
             owner = self.owners[error.row]
             raise DivergedError(

@@ -84,10 +84,14 @@ class LightningBackend:
         self._recomputes_state = recomputes_state
         self._replays = replays
         device = model.lm_head.weight.device
-        self._sequences = Sequences(
-            max_sequences, vocabulary_size=model.config.vocab_size, stop=stop, device=device
-        )
         self._stepper = make_stepper(model, kernels=kernels)
+        self._sequences = Sequences(
+            max_sequences,
+            vocabulary_size=model.config.vocab_size,
+            stop=stop,
+            device=device,
+            kernels=self._stepper.kernels,
+        )
         num_rows = max(max_sequences, self._stepper.min_rows)
         dtype = model.lm_head.weight.dtype
         self._state = DecodeState.empty(model.config, num_rows, dtype=dtype, device=device)

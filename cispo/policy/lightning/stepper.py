@@ -15,10 +15,12 @@ class Stepper(Protocol):
     """Reads one more token a row, and turns hidden states into logits.
 
     Attributes:
+        kernels: `torch` or `native`.
         min_rows: From this many rows on, a row's bits depend neither on their number nor on the
             other rows.
     """
 
+    kernels: str
     min_rows: int
 
     def refresh(self) -> None:
@@ -42,6 +44,7 @@ class Stepper(Protocol):
 class TorchStepper:
     """The model's own decoding, operation by operation; runs on any device."""
 
+    kernels = "torch"
     min_rows = 16
     """A float32 product on CPU gives a row the same bits in any company from 16 rows on."""
 

@@ -2,24 +2,13 @@
 //
 // Rows are split over threads, each of which takes its rows through all layers on its own, so that
 // nobody waits for anybody; within a thread, weights are streamed once for up to kBlockRows rows.
-#include <thread>
-
 #include "step_block.h"
+#include "threads.h"
 
 namespace cispo::step {
 namespace {
 
 constexpr ptrdiff_t kRowsAThread = 4;  // fewer do not pay for streaming all weights once more
-
-// run `work(first, last, worker)` on parts of [0, n), one a thread; this thread is the first one
-template <class Work>
-void split(ptrdiff_t n, ptrdiff_t workers, Work work) {
-    std::vector<std::thread> others;
-    for (ptrdiff_t w = 1; w < workers; ++w)
-        others.emplace_back(work, n * w / workers, n * (w + 1) / workers, w);
-    work(0, n / workers, 0);
-    for (std::thread& other : others) other.join();
-}
 
 ptrdiff_t workers_of(ptrdiff_t rows, ptrdiff_t threads) {
     return std::clamp<ptrdiff_t>(rows / kRowsAThread, 1, std::max<ptrdiff_t>(threads, 1));

@@ -37,6 +37,7 @@ class NativeStepper:
             be built.
     """
 
+    kernels = "native"
     min_rows = 1
     """Every row is computed by itself."""
 

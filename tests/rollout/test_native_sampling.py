@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+
+from cispo.policy.lightning.native.build import native_library
+from cispo.policy.lightning.native.sampling import native_draw
+from rollout.sampling import NonFiniteLogitsError, SamplingRows, sample
+
+pytestmark = pytest.mark.skipif(native_library() is None, reason="native kernels cannot be built")
+
+
+@pytest.fixture
+def threads():
+    """Sets torch's number of threads; one again after the test."""
+    yield torch.set_num_threads
+    torch.set_num_threads(1)
+
+
+def _logits(rows, vocabulary, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return 3.0 * torch.randn(rows, vocabulary, generator=generator)
+
+
+def _noise(rows, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.rand(rows, dtype=torch.float64, generator=generator)
+
+
+def _settings(rows, *, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0):
+    return SamplingRows(
+        torch.full((rows,), temperature),
+        torch.full((rows,), top_p, dtype=torch.float64),
+        torch.full((rows,), top_k),
+        torch.full((rows,), min_p),
+    )
+
+
+def test_the_cumulative_distribution_is_inverted():
+    logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().repeat(6, 1)
+    noise = torch.tensor([0.0, 0.09, 0.11, 0.31, 0.59, 0.61], dtype=torch.float64)
+    tokens, logprobs, totals = native_draw(logits, noise, torch.ones(6))
+    assert tokens.tolist() == [0, 0, 1, 2, 2, 3]
+    expected = [math.log((0.1, 0.2, 0.3, 0.4)[token]) for token in tokens.tolist()]
+    assert logprobs.tolist() == pytest.approx(expected, abs=1e-6)
+    assert totals.tolist() == pytest.approx([2.5] * 6)  # 1 / 0.4
+
+
+@pytest.mark.parametrize("vocabulary", [1, 5, 127, 128, 129, 1000, 4096])
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 3, "temperature": 2.0}, {"min_p": 0.05}],
+)
+def test_native_and_torch_kernels_draw_the_same_tokens(vocabulary, changes):
+    logits, noise, settings = _logits(50, vocabulary), _noise(50), _settings(50, **changes)
+    expected = sample(logits, noise, settings)
+    actual = sample(logits, noise, settings, kernels="native")
+    assert torch.equal(actual.token_ids, expected.token_ids)
+    torch.testing.assert_close(actual.logprobs, expected.logprobs, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(actual.full_logprobs, expected.full_logprobs, rtol=1e-6, atol=1e-6)
+
+
+def test_a_row_is_drawn_to_the_same_bits_in_any_company(threads):
+    logits, noise = _logits(70, 40_000), _noise(70)
+    temperature = torch.linspace(0.5, 2.0, 70)
+    together = native_draw(logits, noise, temperature)
+    for row in (0, 33, 69):
+        part = slice(row, row + 1)
+        alone = native_draw(logits[part], noise[part], temperature[part])
+        for mine, ours in zip(alone, together, strict=True):
+            assert torch.equal(mine[0], ours[row])
+    threads(3)
+    for mine, ours in zip(native_draw(logits, noise, temperature), together, strict=True):
+        assert torch.equal(mine, ours)
+
+
+def test_a_forbidden_token_is_never_drawn():
+    logits = _logits(4, 300)
+    logits[:, :200] = -torch.inf
+    logits[:, 250:] = -torch.inf
+    noise = torch.tensor([0.0, 1e-300, 0.5, 1 - 2**-53], dtype=torch.float64)
+    tokens, logprobs, _ = native_draw(logits, noise, torch.ones(4))
+    assert ((tokens >= 200) & (tokens < 250)).all()
+    assert logprobs.isfinite().all()
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, None])
+def test_logits_that_are_no_distribution_are_refused(bad):
+    logits = _logits(3, 50)
+    if bad is None:
+        logits[1] = -torch.inf
+    else:
+        logits[1, 7] = bad
+    with pytest.raises(NonFiniteLogitsError) as refused:
+        sample(logits, _noise(3), _settings(3), kernels="native")
+    assert refused.value.row == 1
+
+
+def test_the_drawn_tokens_follow_the_distribution():
+    logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(30_000, 3)
+    tokens, _, _ = native_draw(logits, _noise(30_000), torch.ones(30_000))
+    counts = torch.bincount(tokens, minlength=3) / 30_000
+    assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.01)  # 3 standard deviations
