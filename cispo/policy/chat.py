@@ -1,6 +1,7 @@
 """Conversations to prompt tokens, and sampled tokens to text."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +64,38 @@ def render_continuation(
     """Render what follows a sampled turn: messages such as tool results, and the next header.
 
     Nothing sampled is tokenised again: the result goes behind the sampled tokens, the last of which
-    is the one that ended the turn.
+    is the one that ended the turn. What the messages say is encoded as mere text, so that a program
+    cannot end its turn or speak in another role by printing what stands for a special token.
 
     Raises:
-        ConfigError: The chat template renders a turn in another way when something follows it.
+        ConfigError: The chat template leaves out a message, or renders a turn in another way when
+            something follows it.
     """
-    turns: list[Turn] = [
-        {"role": "user", "content": _PROBE},
-        {"role": "assistant", "content": _PROBE},
-    ]
-    if _takes_parts(tokenizer):
-        turns = [{**turn, "content": _parts(turn["content"])} for turn in turns]
-    alone = _render(tokenizer, turns, opens_next=False)
-    followed = _render(tokenizer, [*turns, *_turns(tokenizer, messages)], opens_next=True)
-    rest = followed[alone.rindex(_PROBE) + len(_PROBE) :]
-    ids = _encode(tokenizer, rest)
+    marks = [f"{_PROBE} {index}." for index in range(len(messages))]
+    asked = [Message(role="user", content="?"), Message(role="assistant", content=_PROBE)]
+    said = [replace(m, content=mark) for m, mark in zip(messages, marks, strict=True)]
+    alone = _render(tokenizer, _turns(tokenizer, asked), opens_next=False)
+    followed = _render(tokenizer, _turns(tokenizer, [*asked, *said]), opens_next=True)
+    position = alone.rindex(_PROBE) + len(_PROBE)
+    ids: list[int] = []
+    for message, mark in zip(messages, marks, strict=True):
+        found = followed.find(mark, position)
+        if found < 0:
+            raise _cannot_go_on(tokenizer, f"leaves out turns of {message.role}")
+        ids += _encode(tokenizer, followed[position:found])
+        ids += _encode(tokenizer, message.content, is_mere_text=True)
+        position = found + len(mark)
+    ids += _encode(tokenizer, followed[position:])
     if not followed.startswith(alone) or ids[0] not in stop_token_ids(tokenizer):
-        raise ConfigError(
-            f"policy.path: the chat template of {tokenizer.name_or_path} cannot go on after a "
-            "sampled turn: it changes past turns, or ends them without an end token"
-        )
+        raise _cannot_go_on(tokenizer, "changes past turns, or ends them without an end token")
     return ids[1:]
+
+
+def _cannot_go_on(tokenizer: PreTrainedTokenizerBase, reason: str) -> ConfigError:
+    return ConfigError(
+        f"policy.path: the chat template of {tokenizer.name_or_path} cannot go on after a sampled "
+        f"turn: it {reason}"
+    )
 
 
 def stop_token_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
@@ -174,8 +186,12 @@ def _apply(
     return text
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+def _encode(
+    tokenizer: PreTrainedTokenizerBase, text: str, *, is_mere_text: bool = False
+) -> list[int]:
+    ids: list[int] = tokenizer.encode(
+        text, add_special_tokens=False, split_special_tokens=is_mere_text
+    )
     return ids
 
 
