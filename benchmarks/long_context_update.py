@@ -45,7 +45,7 @@ def update(tokens: int, *, recompute: bool, kernels: str) -> dict[str, float]:
     from cispo.policy.lightning.model import LightningModel
     from cispo.types import PolicyVersion, Rollout, Sample, StopReason
 
-    model = LightningModel(LightningConfig.from_dict(ARCHITECTURE))
+    model = LightningModel(LightningConfig.from_dict(ARCHITECTURE), kernels=kernels)
     model.initialise(0)
     model.model.recompute_layers = recompute
     rule = update_rule(

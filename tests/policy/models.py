@@ -33,8 +33,8 @@ def make_config(**changes: object) -> LightningConfig:
     return LightningConfig(**{**values, **changes})  # type: ignore[arg-type]
 
 
-def make_model(seed: int = 0, **changes: object) -> LightningModel:
-    model = LightningModel(make_config(**changes), logprob_chunk=50)
+def make_model(seed: int = 0, *, kernels: str = "auto", **changes: object) -> LightningModel:
+    model = LightningModel(make_config(**changes), logprob_chunk=50, kernels=kernels)
     model.initialise(seed)
     with torch.no_grad():  # gains other than one, so that a forgotten one is noticed
         generator = torch.Generator().manual_seed(seed + 1)

@@ -43,7 +43,7 @@ class LightningLayer(nn.Module):
         self.is_linear = config.layer_types[layer] == LINEAR
         self.self_attn: LightningAttention | SoftmaxAttention
         if self.is_linear:
-            self.self_attn = LightningAttention(config, layer)
+            self.self_attn = LightningAttention(config, layer, kernels=kernels)
             factors = (config.linear_attn_alpha_factor, config.linear_attn_beta_factor)
         else:
             self.self_attn = SoftmaxAttention(config)

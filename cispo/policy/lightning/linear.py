@@ -17,8 +17,9 @@ _INNER_NORM_EPS = 1e-6
 class LightningAttention(nn.Module):
     """W_o (sigmoid(W_g x) * RMSNorm(attention(silu(W_qkv x)))); no rotation, no 1/sqrt(D)."""
 
-    def __init__(self, config: LightningConfig, layer: int) -> None:
+    def __init__(self, config: LightningConfig, layer: int, *, kernels: str = "auto") -> None:
         super().__init__()
+        self.kernels = kernels
         self.num_heads, self.head_dim = config.num_attention_heads, config.head_dim
         width, inner = config.hidden_size, self.num_heads * self.head_dim
         self.qkv_proj = nn.Linear(width, 3 * inner, bias=False)
@@ -43,7 +44,12 @@ class LightningAttention(nn.Module):
         """Attend over packed x [T, d] from states [S, H, D, D]; see `lightning_attention`."""
         qkv = F.silu(self.qkv_proj(x)).view(len(x), self.num_heads, 3, self.head_dim)
         o, state = lightning_attention(
-            qkv, self.slopes, layout, initial_state=initial_state, return_state=return_state
+            qkv,
+            self.slopes,
+            layout,
+            initial_state=initial_state,
+            return_state=return_state,
+            kernels=self.kernels,
         )
         return self.out_proj(self.norm(o.flatten(1), self.output_gate(x))), state
 

@@ -28,10 +28,11 @@ class LightningStack(nn.Module):
             in the backward pass: a third more time, a fraction of the memory, the same bits.
     """
 
-    def __init__(self, config: LightningConfig) -> None:
+    def __init__(self, config: LightningConfig, *, kernels: str = "auto") -> None:
         super().__init__()
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        layers = [LightningLayer(config, index) for index in range(config.num_hidden_layers)]
+        indices = range(config.num_hidden_layers)
+        layers = [LightningLayer(config, index, kernels=kernels) for index in indices]
         self.layers = nn.ModuleList(layers)
         self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
         self.recompute_layers = False
@@ -83,14 +84,17 @@ class LightningModel(Policy):
     Args:
         config: Sizes and constants.
         logprob_chunk: Positions whose logits exist at once in `forward`.
+        kernels: Of lightning attention and experts; see `policy.kernels`.
     """
 
-    def __init__(self, config: LightningConfig, *, logprob_chunk: int = 1024) -> None:
+    def __init__(
+        self, config: LightningConfig, *, logprob_chunk: int = 1024, kernels: str = "auto"
+    ) -> None:
         super().__init__()
         self.config = config
         self.logprob_chunk = logprob_chunk
         self.aux_loss_coef = config.router_aux_loss_coef if config.num_local_experts > 1 else 0.0
-        self.model = LightningStack(config)
+        self.model = LightningStack(config, kernels=kernels)
         self.lm_head = ChunkedHead(config.hidden_size, config.vocab_size)
         if config.tie_word_embeddings:
             self.lm_head.weight = nn.Parameter(self.model.embed_tokens.weight)
