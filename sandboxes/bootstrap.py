@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-_INSIDE = Path(__file__).with_name("inside")
+_FOLDER = Path(__file__).parent
 _BOOT = """
 import sys, types
 for name, text in {sources!r}.items():
@@ -16,7 +16,7 @@ for name, text in {sources!r}.items():
     parent, _, last = name.rpartition(".")
     if parent:
         setattr(sys.modules[parent], last, module)
-sys.modules["sandboxes.inside.{module}"].{function}({arguments})
+sys.modules["sandboxes.{module}"].{function}({arguments})
 """
 
 
@@ -24,8 +24,8 @@ def inside_command(modules: tuple[str, ...], function: str, arguments: str) -> t
     """Return a command that calls one of our functions in a Python that has none of our files.
 
     Args:
-        modules: Names in `sandboxes.inside`, each after those that it imports; the last holds the
-            function.
+        modules: Names in `sandboxes`, each after those that it imports; the function is in the
+            last.
         function: Its name.
         arguments: Its arguments, as Python code.
     """
@@ -37,8 +37,8 @@ def inside_command(modules: tuple[str, ...], function: str, arguments: str) -> t
 
 @functools.cache
 def _sources(modules: tuple[str, ...]) -> dict[str, str]:
-    names = {f"sandboxes.inside.{name}": _INSIDE / f"{name}.py" for name in modules}
-    texts = {name: path.read_text() for name, path in names.items()}
+    files = {name: _FOLDER / f"{name.replace('.', '/')}.py" for name in modules}
+    texts = {f"sandboxes.{name}": file.read_text() for name, file in files.items()}
     return {"sandboxes": "", "sandboxes.inside": "", **texts}
 
 

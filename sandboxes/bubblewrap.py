@@ -21,7 +21,7 @@ from sandboxes.launcher import bwrap_candidates, find_bwrap, reachable_copy
 from sandboxes.probe import probed_layers
 from sandboxes.seccomp import jail_filter
 
-_SERVER = ("kernel", "payload", "rooms", "changes", "zygote")
+_SERVER = tuple(f"inside.{name}" for name in ("kernel", "payload", "rooms", "changes", "zygote"))
 
 
 class BubblewrapSandbox:
@@ -125,7 +125,7 @@ class BubblewrapSandbox:
         for bwrap in self._candidates:
             self._use(bwrap)
             try:
-                layers = await probed_layers(self, bwrap=bwrap)
+                layers = await probed_layers(self, launcher=str(bwrap))
                 return (*layers, *self.tier)
             except SandboxUnavailableError as error:
                 refusals.append(error)

@@ -45,7 +45,7 @@ class Cgroups:
         Raises:
             OSError: The kernel refused.
         """
-        name = f"{_PREFIX}-{_owner(os.getpid())}-{next(_counter)}"
+        name = f"{_PREFIX}-{owner_name(os.getpid())}-{next(_counter)}"
         folders = {controller: parent / name for controller, parent in self.parents.items()}
         leaf = Leaf(version=self.version, folders=folders)
         try:
@@ -67,7 +67,7 @@ class Cgroups:
             for folder in parent.glob(f"{_PREFIX}-{own_namespace}.*"):
                 pid = folder.name.removeprefix(f"{_PREFIX}-").split(".")[1]
                 owner = folder.name.removeprefix(f"{_PREFIX}-").rsplit("-", 1)[0]
-                if _owner(int(pid)) != owner:
+                if owner_name(int(pid)) != owner:
                     _kill_all(folder)
                     num_removed += _remove(folder)
         return num_removed
@@ -234,7 +234,7 @@ def _can_make_leaves(cgroups: Cgroups) -> bool:
     return True
 
 
-def _owner(pid: int) -> str:
+def owner_name(pid: int) -> str:
     """Name a process so that a later one with the same number has another name."""
     try:
         after_name = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

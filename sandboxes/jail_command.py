@@ -4,7 +4,7 @@ import math
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sandboxes.base import Limits
@@ -125,9 +125,14 @@ def server_command(
 
 
 def environment_of(interpreter: Interpreter) -> dict[str, str]:
-    """Return every variable that a program finds."""
-    path = dict.fromkeys((interpreter.folder, "/usr/bin", "/bin"))
-    return _ENVIRONMENT | interpreter.environment | {"PATH": ":".join(path)}
+    """Return every variable that a program in a jail finds."""
+    path = (interpreter.folder, "/usr/bin", "/bin")
+    return program_environment(path) | interpreter.environment
+
+
+def program_environment(path: Iterable[str]) -> dict[str, str]:
+    """Return every variable that a program finds, with its search path."""
+    return _ENVIRONMENT | {"PATH": ":".join(dict.fromkeys(path))}
 
 
 def process_limits(limits: Limits, *, has_cgroup: bool) -> dict[str, int]:
@@ -141,6 +146,7 @@ def process_limits(limits: Limits, *, has_cgroup: bool) -> dict[str, int]:
         "fsize": limits.tmp_bytes,
         "core": 0,
         "memlock": 0,
+        "msgqueue": 0,
         "nofile": _MAX_FILES,
     }
     if not has_cgroup:

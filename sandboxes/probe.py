@@ -2,7 +2,7 @@
 
 import json
 import os
-from pathlib import Path
+from collections.abc import Sequence
 
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import Limits, Outcome, Program, Sandbox
@@ -15,6 +15,9 @@ PROBE_LIMITS = Limits(
     output_bytes=65536,
     tmp_bytes=2**20,
 )
+
+HIDDEN = ("/root", "/home", "/etc/shadow", "/var")
+"""Paths that no jail shows."""
 
 _ATTACKS = """
 import errno, json, os, socket, sys
@@ -32,10 +35,10 @@ def fill():
             file.write(bytes(65536))
 
 held = {
-    "user namespace": os.getuid() == 1000 and refused(lambda: os.setuid(0)),
+    "user": os.getuid() != 0 and refused(lambda: os.setuid(0)),
     "pid namespace": os.getpid() < 100 and not os.path.exists(f"/proc/{sys.argv[1]}/status"),
     "network namespace": [name for _, name in socket.if_nameindex()] == ["lo"],
-    "mount namespace": not any(map(os.path.exists, ("/root", "/home", "/etc/shadow", "/var"))),
+    "mount namespace": not any(map(os.path.exists, sys.argv[2:])),
     "read-only files": all(
         refused(lambda path=path: open(path + "/probe", "w")) for path in ("/usr", "", "/etc",
         "/dev")
@@ -77,25 +80,35 @@ _ADVICE = {
 }
 
 
-def probe_program(*, outside_pid: int) -> Program:
+def probe_program(*, outside_pid: int, hidden: Sequence[str] = HIDDEN) -> Program:
     """Return a program that attacks each layer and prints, by layer, whether it held."""
-    return Program(argv=("python3", "-I", "-S", "-c", _ATTACKS, str(outside_pid)))
+    return Program(argv=("python3", "-I", "-S", "-c", _ATTACKS, str(outside_pid), *hidden))
 
 
-async def probed_layers(sandbox: Sandbox, *, bwrap: Path) -> tuple[str, ...]:
+async def probed_layers(
+    sandbox: Sandbox, *, launcher: str, hidden: Sequence[str] = HIDDEN
+) -> tuple[str, ...]:
     """Run the probe and return the layers that every sandbox must have.
 
+    Args:
+        sandbox: What is to be probed.
+        launcher: What messages call it.
+        hidden: Paths of the machine that it must not show.
+
     Raises:
-        SandboxUnavailableError: One is missing.
+        SandboxUnavailableError: A layer is missing.
     """
-    result = await sandbox.run(probe_program(outside_pid=os.getpid()), PROBE_LIMITS)
+    program = probe_program(outside_pid=os.getpid(), hidden=hidden)
+    result = await sandbox.run(program, PROBE_LIMITS)
     if result.outcome is not Outcome.EXITED or result.exit_code != 0:
         message = result.stderr.decode(errors="replace")
-        raise SandboxUnavailableError(refused_layer(message, outcome=result.outcome, bwrap=bwrap))
+        raise SandboxUnavailableError(
+            refused_layer(message, outcome=result.outcome, launcher=launcher)
+        )
     if weak := weak_layers(result.stdout):
         raise SandboxUnavailableError(
             f"sandbox layer {weak[0]}: a program in the jail got through it"
-            f" (all that failed: {', '.join(weak)}; launched by {bwrap})"
+            f" (all that failed: {', '.join(weak)}; launched by {launcher})"
         )
     return ("namespaces", "seccomp", "read-only files", "no network")
 
@@ -109,10 +122,10 @@ def weak_layers(stdout: bytes) -> list[str]:
     return [layer for layer, is_held in held.items() if is_held is not True]
 
 
-def refused_layer(message: str, *, outcome: Outcome, bwrap: Path) -> str:
+def refused_layer(message: str, *, outcome: Outcome, launcher: str) -> str:
     """Name the layer that stopped a jail from starting, from the launcher's message."""
     layer = next((name for sign, name in _LAYERS if sign in message), "bubblewrap")
     advice = _ADVICE.get(layer, "see docs/security.md")
     said = message.strip().splitlines()
     reason = said[-1] if said else f"no message, outcome {outcome}"
-    return f"sandbox layer {layer}: {bwrap} refused ({reason}); {advice}"
+    return f"sandbox layer {layer}: {launcher} refused ({reason}); {advice}"

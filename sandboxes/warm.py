@@ -71,7 +71,7 @@ class WarmSandbox:
     async def probe(self) -> tuple[str, ...]:
         """Probe a fresh jail, which tells causes best, and then a server."""
         await self._jails.probe()
-        layers = await probed_layers(self, bwrap=self._jails.bwrap)
+        layers = await probed_layers(self, launcher=str(self._jails.bwrap))
         return (*layers, *self._jails.tier, "warm")
 
     async def close(self) -> None:

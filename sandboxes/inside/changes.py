@@ -4,6 +4,8 @@ The upper layer of an overlay holds what was written: files as they are, a chara
 where something was removed, and a mark on a folder that replaced another one.
 """
 
+from __future__ import annotations
+
 import json
 import os
 import stat

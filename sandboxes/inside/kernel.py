@@ -1,5 +1,7 @@
 """The kernel calls that Python does not offer: mounts, namespaces, capabilities, filters."""
 
+from __future__ import annotations
+
 import ctypes
 import os
 import signal

@@ -5,6 +5,8 @@ it. A Python program is evaluated in the process itself where that is the same a
 which saves the start of an interpreter.
 """
 
+from __future__ import annotations
+
 import atexit
 import builtins
 import gc

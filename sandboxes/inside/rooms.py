@@ -6,6 +6,9 @@ it. The program enters the room from outside (see `sandboxes.inside.zygote`), so
 shares no memory with it.
 """
 
+from __future__ import annotations
+
+import contextlib
 import os
 import signal
 import socket
@@ -59,7 +62,8 @@ class Rooms:
 
     def close(self, handle: int) -> None:
         """Kill everything in the room, and wait until it is gone."""
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # the host was first
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
         os.close(handle)
         self._keeper.recv(_MESSAGE_BYTES)
 

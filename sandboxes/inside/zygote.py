@@ -14,6 +14,8 @@ Messages on the control socket, with descriptors beside them:
     here: b"answered", or b"failed"
 """
 
+from __future__ import annotations
+
 import gc
 import importlib
 import json
@@ -67,7 +69,7 @@ def serve(control: int, setup: str) -> None:
                 return
 
 
-def _preload(names: list[str], folder: "str | None") -> None:
+def _preload(names: list[str], folder: str | None) -> None:
     """Import modules once for all programs.
 
     Raises:

@@ -3,15 +3,21 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from aiohttp import web
 
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox
 from sandboxes.bubblewrap import NO_CGROUPS, BubblewrapSandbox
+from sandboxes.container import ContainerSandbox
+from sandboxes.remote import RemoteSandbox
+from sandboxes.service import make_service
 from sandboxes.warm import WarmSandbox
+from tests.images import NoImageError, python_image
 
 LIMITS = Limits(
     cpu_seconds=2.0,
@@ -21,24 +27,56 @@ LIMITS = Limits(
     output_bytes=65536,
     tmp_bytes=4 * 2**20,
 )
-SANDBOXES: dict[str, Callable[[], Sandbox]] = {
+TOKEN = "a token for these tests only"
+SANDBOXES: dict[str, Callable[[], object]] = {
     "bubblewrap": BubblewrapSandbox,
     "bubblewrap without control groups": lambda: BubblewrapSandbox(cgroups=NO_CGROUPS),
     "warm": lambda: WarmSandbox(BubblewrapSandbox(), num_servers=8),
     "warm without control groups": lambda: WarmSandbox(
         BubblewrapSandbox(cgroups=NO_CGROUPS), num_servers=8
     ),
+    "container": lambda: container(),
+    "remote": lambda: Loopback(WarmSandbox(BubblewrapSandbox(), num_servers=8)),
 }
+
+
+def container() -> Sandbox:
+    kind, image = python_image()
+    return ContainerSandbox(image, engine=kind)
+
+
+class Loopback:
+    """The remote backend with its service in the same process."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self._sandbox = sandbox
+        self._runner: web.AppRunner | None = None
+
+    async def __aenter__(self) -> Sandbox:
+        service = make_service(self._sandbox, token=TOKEN, max_concurrent=8)
+        self._runner = web.AppRunner(service, handler_cancellation=True)
+        await self._runner.setup()
+        await web.TCPSite(self._runner, "127.0.0.1", 0).start()
+        port = self._runner.addresses[0][1]
+        return RemoteSandbox(f"http://127.0.0.1:{port}", token=TOKEN)
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._runner is not None
+        await self._runner.cleanup()
+        await self._sandbox.close()
 
 
 @pytest.fixture(params=list(SANDBOXES))
 async def sandbox(request: pytest.FixtureRequest) -> AsyncIterator[Sandbox]:
     try:
         sandbox = SANDBOXES[request.param]()
-    except SandboxUnavailableError as error:
+    except (SandboxUnavailableError, NoImageError) as error:
         pytest.skip(f"NO SANDBOX ON THIS MACHINE, security is untested: {error}")
-    yield sandbox
-    await sandbox.close()
+    async with AsyncExitStack() as stack:
+        if isinstance(sandbox, Loopback):
+            sandbox = await stack.enter_async_context(sandbox)
+        yield sandbox
+        await sandbox.close()
 
 
 def python(code: str, **given: object) -> Program:

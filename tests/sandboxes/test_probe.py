@@ -46,7 +46,7 @@ def reachable_path(tmp_path: Path) -> Path:
     ],
 )
 def test_a_refusal_names_its_layer(message: str, layer: str) -> None:
-    text = refused_layer(message, outcome=Outcome.LOST, bwrap=Path("/bin/bwrap"))
+    text = refused_layer(message, outcome=Outcome.LOST, launcher="/bin/bwrap")
     assert text.startswith(f"sandbox layer {layer}: ")
 
 

@@ -1,0 +1,106 @@
+"""How a program, its limits and its result travel between hosts: JSON, with bytes in base64."""
+
+import base64
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from sandboxes.base import ExecResult, Limits, Outcome, Program
+
+_COUNTS = ("memory_bytes", "max_processes", "output_bytes", "tmp_bytes")
+
+
+class BadRequestError(ValueError):
+    """What came is not a request, or not a result; the message says which field."""
+
+
+def encode_request(program: Program, limits: Limits) -> bytes:
+    """Return a request as `decode_request` reads it."""
+    document = {
+        "program": {
+            "argv": program.argv,
+            "stdin": _text(program.stdin),
+            "files": {name: _text(content) for name, content in program.files.items()},
+        },
+        "limits": dataclasses.asdict(limits),
+    }
+    return json.dumps(document).encode()
+
+
+def decode_request(data: bytes) -> tuple[Program, Limits]:
+    """Read a request.
+
+    Raises:
+        BadRequestError: A field is missing or has a value that it cannot have.
+    """
+    try:
+        document = json.loads(data)
+        given = document["program"]
+        program = Program(
+            argv=tuple(map(_string, given["argv"])),
+            stdin=_bytes(given["stdin"]),
+            files={_string(name): _bytes(text) for name, text in given["files"].items()},
+        )
+        limits = Limits(**{name: _number(name, document["limits"][name]) for name in _LIMITS})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise BadRequestError(f"not a request: {error!r}") from error
+    return program, limits
+
+
+def encode_result(result: ExecResult) -> bytes:
+    """Return a result as `decode_result` reads it."""
+    document = {
+        "outcome": result.outcome,
+        "exit_code": result.exit_code,
+        "stdout": _text(result.stdout),
+        "stderr": _text(result.stderr),
+        "cpu_seconds": result.cpu_seconds,
+        "wall_seconds": result.wall_seconds,
+    }
+    return json.dumps(document).encode()
+
+
+def decode_result(data: bytes) -> ExecResult:
+    """Read a result.
+
+    Raises:
+        BadRequestError: A field is missing or has a value that it cannot have.
+    """
+    try:
+        document: Mapping[str, Any] = json.loads(data)
+        exit_code = document["exit_code"]
+        return ExecResult(
+            outcome=Outcome(document["outcome"]),
+            exit_code=None if exit_code is None else int(exit_code),
+            stdout=_bytes(document["stdout"]),
+            stderr=_bytes(document["stderr"]),
+            cpu_seconds=float(document["cpu_seconds"]),
+            wall_seconds=float(document["wall_seconds"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadRequestError(f"not a result: {error!r}") from error
+
+
+_LIMITS = tuple(field.name for field in dataclasses.fields(Limits))
+
+
+def _number(name: str, value: object) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise BadRequestError(f"limit {name} is {value!r}; it must be a number")
+    return int(value) if name in _COUNTS else float(value)
+
+
+def _string(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise BadRequestError(f"{value!r} is no text without NUL")
+    return value
+
+
+def _text(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _bytes(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
