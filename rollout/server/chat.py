@@ -71,6 +71,8 @@ def _read(service: Service, fields: Fields) -> _Chat:
         )
     service.check_model(fields.text("model"))
     options = read_options(fields, service.defaults)
+    if options.max_tokens == 0:
+        raise fields.error("max_tokens", "must be at least 1")
     conversation = read_conversation(fields)
     logprobs = _logprobs(fields)
     fields.only("modalities", ["text"], reason="the policy writes text only")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from aiohttp import web
 
+from cispo.types import StopReason
 from rollout.server.echo import NO_ECHO, Echo, echo_prompt
 from rollout.server.errors import bad_request
 from rollout.server.fields import Fields, parse_object
@@ -57,6 +58,8 @@ async def complete(request: web.Request) -> web.StreamResponse:
             )
             for prompt in completion.prompts
         ]
+    if completion.options.max_tokens == 0:
+        return await _respond(request, completion, echoes, _nothing(completion))
     async with generate(
         driver,
         completion.prompts,
@@ -64,9 +67,7 @@ async def complete(request: web.Request) -> web.StreamResponse:
         name=completion.id,
         top_logprobs=completion.logprobs,
     ) as pieces:
-        if completion.options.is_streaming:
-            return await respond_with_events(request, _chunks(completion, echoes, pieces))
-        return web.json_response(await _whole(completion, echoes, pieces), dumps=dumps)
+        return await _respond(request, completion, echoes, pieces)
 
 
 def _read(service: Service, fields: Fields) -> _Completion:
@@ -85,6 +86,8 @@ def _read(service: Service, fields: Fields) -> _Completion:
         options=options,
         logprobs=fields.integer("logprobs", None, low=0, high=MAX_TOP_LOGPROBS),
     )
+    if options.max_tokens == 0 and not completion.has_echo:
+        raise fields.error("max_tokens", "must be at least 1 without echo")
     fields.refuse_unread(HARMLESS)
     return completion
 
@@ -110,6 +113,25 @@ def _prompt_ids(service: Service, fields: Fields, prompt: object) -> tuple[int, 
 
 def _is_token(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+async def _nothing(completion: _Completion) -> AsyncIterator[Piece]:
+    """Yield the choices of a request that only wants its prompts back."""
+    for choice in range(len(completion.prompts) * completion.options.n):
+        yield Piece(
+            choice=choice, text="", token_ids=(), logprobs=(), stop_reason=StopReason.LENGTH
+        )
+
+
+async def _respond(
+    request: web.Request,
+    completion: _Completion,
+    echoes: Sequence[Echo],
+    pieces: AsyncIterator[Piece],
+) -> web.StreamResponse:
+    if completion.options.is_streaming:
+        return await respond_with_events(request, _chunks(completion, echoes, pieces))
+    return web.json_response(await _whole(completion, echoes, pieces), dumps=dumps)
 
 
 async def _chunks(

@@ -21,7 +21,7 @@ class Prompt:
 
     Attributes:
         token_ids: At least one.
-        max_new_tokens: At least one.
+        max_new_tokens: Tokens of each choice.
     """
 
     token_ids: tuple[int, ...]

@@ -24,6 +24,7 @@ def _engine(load: Load) -> Iterator[str]:
 
 def _server(traffic: Traffic) -> Iterator[str]:
     yield from _sample("cispo_server_open_requests", "gauge", traffic.num_open)
+    yield from _sample("cispo_server_stopping", "gauge", traffic.is_stopping)
     yield "# TYPE cispo_server_responses_total counter"
     for (path, status), count in sorted(traffic.answered.items()):
         yield f'cispo_server_responses_total{{path="{path}",status="{status}"}} {count}'
@@ -31,4 +32,4 @@ def _server(traffic: Traffic) -> Iterator[str]:
 
 def _sample(name: str, kind: str, value: float) -> Iterator[str]:
     yield f"# TYPE {name} {kind}"
-    yield f"{name} {value}"
+    yield f"{name} {float(value):.15g}"

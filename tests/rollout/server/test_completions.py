@@ -169,3 +169,13 @@ def test_a_streamed_echo_comes_once(client: OpenAI) -> None:
         assert "".join(part.text for part in mine) == choice.text
         offsets = chain.from_iterable(part.logprobs.text_offset for part in mine)
         assert list(offsets) == choice.logprobs.text_offset
+
+
+def test_an_echo_alone_samples_nothing(client: OpenAI) -> None:
+    knobs = {"model": MODEL, "prompt": [PROMPT, "x y"], "echo": True, "logprobs": 1, "seed": 1}
+    alone = client.completions.create(**knobs, max_tokens=0)
+    more = client.completions.create(**knobs, max_tokens=1)
+    assert [choice.text for choice in alone.choices] == [PROMPT, "x y"]
+    assert alone.usage.completion_tokens == 0
+    for choice, longer in zip(alone.choices, more.choices, strict=True):
+        assert choice.logprobs.token_logprobs == longer.logprobs.token_logprobs[:-1]
