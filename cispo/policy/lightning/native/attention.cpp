@@ -1,58 +1,51 @@
-// Chunked lightning attention over packed sequences, forward and backward.
+// Lightning attention over packed sequences, forward and backward, chunk by chunk.
 //
-// With S the state before a chunk of m tokens and i, j = 0..m-1 (see attention.py):
-//
-//     o_i = lambda^(i+1) S^T q_i + sum_{j<=i} lambda^(i-j) (q_i . k_j) v_j            "attend"
-//     S  += sum_j lambda^(m-1-j) k_j v_j^T - (1 - lambda^m) S                         "absorb"
-//
-// The gradients are the same two steps with other operands, so nothing is kept from the forward
-// pass and no score is stored: with A(q, k, v) for the attention above and A' for it on the
-// sequence read from its end,
+// The gradients are the attention itself with other operands, so nothing is kept from the forward
+// pass and no score is stored. With A(q, k, v) for the attention and A' for it on the sequence read
+// from its end:
 //
 //     dq = A(do, v, k), whose state is S^T;   dv = A'(k, q, do);   dk = A'(v, do, q),
 //
 // where the states of dv and dk are each other's transposes. A sequence's bits depend on nothing
-// but its own numbers: not on its neighbours, the number of threads or the vector width's tails.
+// but its own numbers: neither on its neighbours nor on the number of threads.
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstdlib>
 #include <memory>
+#include <numeric>
 #include <thread>
 #include <vector>
 
-#include "gemm.h"
-#include "rows.h"
+#include "chunk.h"
 
 namespace {
 
 using namespace cispo;
 
-constexpr int R = 4;  // rows of a tile; divides every buffer
+constexpr int64_t kMostHeads = 8;  // of a job
 
-int round_up(int n, int to) { return (n + to - 1) / to * to; }
+// What Python hands over; the same layout as `_Problem` in attention.py. Null states are zero.
+struct Problem {
+    const void* qkv;          // [T, H, 3, D]
+    void* output;             // [T, H, D]; written by the forward pass
+    const void* grad_output;  // [T, H, D]
+    void* grad_qkv;           // [T, H, 3, D]; written by the backward pass
+    const float* initial;     // [S, H, D, D]
+    float* final;             // [S, H, D, D]; written by the forward pass
+    const float* grad_final;  // [S, H, D, D]
+    float* grad_initial;      // [S, H, D, D]; written by the backward pass
+    const int64_t* starts;    // [S + 1]
+    const double* slopes;     // [H]
+    int64_t sequences, heads, dim, chunk, is_half, threads;
 
-// Calls body(tile, column) for tiles that cover `columns` (whole vectors).
-template <int N = kVectors, class Body>
-inline void for_columns(int begin, int columns, const Body& body) {
-    for (; begin + N * kLanes <= columns; begin += N * kLanes) body(Tile<R, N>(), begin);
-    if constexpr (N > 1) for_columns<N - 1>(begin, columns, body);
-}
+    int64_t length(int64_t sequence) const { return starts[sequence + 1] - starts[sequence]; }
 
-struct Sizes {
-    int D, C;          // head size; tokens of a chunk
-    int width, depth;  // both in whole vectors, as buffers have them
-};
-
-struct Decay {
-    double slope;
-    std::vector<float> power;  // lambda^x for x = 0..C
-    std::vector<float> mask;   // R of any, lambda^(C-1-x) for x = 0..C-1, then zeros
-
-    Decay(double slope, const Sizes& s)
-        : slope(slope), power(s.C + 1 + R), mask(R + s.C + s.depth + kPanel) {
-        for (int x = 0; x <= s.C; ++x) power[x] = static_cast<float>(std::exp(-slope * x));
-        for (int x = 0; x < s.C; ++x) mask[R + x] = power[s.C - 1 - x];
+    // rows of a sequence in a tensor of `parts` x D numbers a head
+    Rows rows(const void* tensor, int64_t sequence, int parts, int part, bool is_reversed) const {
+        const ptrdiff_t row = dim * (is_half ? 2 : 4), token = heads * parts * row;
+        const int64_t first = is_reversed ? starts[sequence + 1] - 1 : starts[sequence];
+        char* base = static_cast<char*>(const_cast<void*>(tensor)) + first * token + part * row;
+        return {base, is_reversed ? -token : token, parts * row, is_half != 0};
     }
 };
 
@@ -63,229 +56,170 @@ using Buffer = std::unique_ptr<float[], Free>;
 
 Buffer buffer(size_t rows, size_t width) {
     const size_t bytes = (rows * width * sizeof(float) + 63) / 64 * 64;
-    return Buffer(static_cast<float*>(std::aligned_alloc(64, std::max<size_t>(bytes, 64))));
+    return Buffer(static_cast<float*>(std::aligned_alloc(64, bytes)));
 }
 
-// out [m][width] of a chunk; key_t is [D][depth]; `state` may be null for zero. `lead` is the power
-// of lambda that the state has faded by when the first token reads it.
-void attend(const Sizes& s, const Decay& decay, int m, int lead, const float* query,
-            const float* key_t, const float* value, const float* state, float* scores, float* out) {
-    for (int r = 0; r < m; r += R)
-        for_columns(0, round_up(r + R, kLanes), [&](auto tile, int column) {
-            tile.zero();
-            tile.multiply(s.D, query + r * s.width, s.width, 1, key_t + column, s.depth);
-            const float* mask = decay.mask.data() + R + s.C - 1 - r + column;
-            tile.each([=](Vector& v, int i, int j) { v *= load(mask - i + j); });
-            tile.store(scores + r * s.depth + column, s.depth);
-        });
-    for_columns(0, s.width, [&](auto tile, int column) {
-        for (int r = 0; r < m; r += R) {
-            tile.zero();
-            if (state) {
-                tile.multiply(s.D, query + r * s.width, s.width, 1, state + column, s.width);
-                const float* power = decay.power.data() + lead + r;
-                tile.each([=](Vector& v, int i, int) { v *= power[i]; });
-            }
-            const int seen = std::min(r + R, m);
-            tile.multiply(seen, scores + r * s.depth, s.depth, 1, value + column, s.width);
-            tile.store(out + r * s.width + column, s.width);
-        }
-    });
-}
-
-// `loss` is lambda^m - 1: adding loss * S keeps the drift of slow decays at rounding's own size.
-void absorb(const Sizes& s, const Decay& decay, int m, float loss, const float* key,
-            const float* value, float* faded, float* state) {
-    for (int j = 0; j < m; ++j) {
-        const float factor = decay.power[m - 1 - j];
-        for (int c = 0; c < s.width; c += kLanes)
-            store(faded + j * s.width + c, factor * load(value + j * s.width + c));
-    }
-    for_columns(0, s.width, [&](auto tile, int column) {
-        for (int r = 0; r < s.D; r += R) {
-            tile.zero();
-            tile.multiply(m, key + r, 1, s.width, faded + column, s.width);
-            float* place = state + r * s.width + column;
-            tile.each([=](Vector& v, int i, int j) {
-                const Vector before = load(place + i * s.width + j);
-                store(place + i * s.width + j, before + (v + loss * before));
-            });
-        }
-    });
-}
-
+// Buffers of one thread.
 struct Workspace {
-    Buffer a, b, c, d, flipped, scores, out, faded, states, turned;
+    Buffer q, k, v, grad, flipped, scores, out, faded, turned, states;
 
-    Workspace(const Sizes& s, int heads)
-        : a(buffer(s.depth, s.width)),
-          b(buffer(s.depth, s.width)),
-          c(buffer(s.depth, s.width)),
-          d(buffer(s.depth, s.width)),
-          flipped(buffer(s.width, s.depth)),
-          scores(buffer(s.depth, s.depth)),
-          out(buffer(s.depth, s.width)),
-          faded(buffer(s.depth, s.width)),
-          states(buffer(static_cast<size_t>(heads) * s.width, s.width)),
-          turned(buffer(s.width, s.width)) {}
+    Workspace(const ChunkSizes& s, int64_t heads)
+        : q(buffer(s.depth, s.width)), k(buffer(s.depth, s.width)), v(buffer(s.depth, s.width)),
+          grad(buffer(s.depth, s.width)), flipped(buffer(s.width, s.depth)),
+          scores(buffer(s.depth, s.depth)), out(buffer(s.depth, s.width)),
+          faded(buffer(s.depth, s.width)), turned(buffer(s.width, s.width)),
+          states(buffer(heads * s.width, s.width)) {}
 };
 
-}  // namespace
+// Heads first..last-1 of one sequence, by one thread.
+class Job {
+   public:
+    Job(const Problem& p, const ChunkSizes& s, const std::vector<Decay>& decays, Workspace& w,
+        int64_t sequence, int64_t first, int64_t last)
+        : p(p), s(s), decays(decays), w(w), sequence(sequence), first(first), last(last),
+          T(p.length(sequence)) {}
 
-// What Python hands over; the same layout as native/attention.py's `_Problem`.
-struct Problem {
-    const void* qkv;           // [T, H, 3, D]
-    void* output;              // [T, H, D]; written by the forward pass
-    const void* grad_output;   // [T, H, D]
-    void* grad_qkv;            // [T, H, 3, D]; written by the backward pass
-    const float* initial;      // [S, H, D, D] or null
-    float* final;              // the same, or null; written by the forward pass
-    const float* grad_final;   // the same, or null
-    float* grad_initial;       // the same, or null; written by the backward pass
-    const int64_t* starts;     // [S + 1]
-    const double* slopes;      // [H]
-    int64_t sequences, heads, dim, chunk, is_half, threads;
-};
+    void outputs() {
+        attention(part(p.qkv, 0, false), part(p.qkv, 1, false), part(p.qkv, 2, false),
+                  p.rows(p.output, sequence, 1, 0, false), false, p.final);
+    }
 
-namespace {
+    // dq = A(do, v, k)
+    void queries() {
+        attention(p.rows(p.grad_output, sequence, 1, 0, false), part(p.qkv, 2, false),
+                  part(p.qkv, 1, false), part(p.grad_qkv, 0, false), true, nullptr);
+    }
+    // dv = A'(k, q, do) and dk = A'(v, do, q); both states start as the final state's gradient
+    void keys_and_values() {
+        const Rows q = part(p.qkv, 0, true), k = part(p.qkv, 1, true), v = part(p.qkv, 2, true),
+                   grad = p.rows(p.grad_output, sequence, 1, 0, true),
+                   grad_k = part(p.grad_qkv, 1, true), grad_v = part(p.grad_qkv, 2, true);
+        load_states(p.grad_final, false);
+        const Rows* tensors[] = {&q, &k, &v, &grad, &grad_k, &grad_v};
+        for_steps(tensors, 6, 4, [&](int64_t t, int m, int64_t h, Ahead& ahead) {
+            const int lead = t > 0;  // what the last token owes the final state has not faded
+            const bool has_state = t > 0 || p.grad_final;
+            read_chunk(q, h, t, m, w.q.get());
+            read_chunk(k, h, t, m, w.k.get());
+            read_chunk(v, h, t, m, w.v.get());
+            read_chunk(grad, h, t, m, w.grad.get());
+            attend_chunk(h, m, lead, w.k.get(), w.q.get(), w.grad.get(),
+                         has_state ? state(h) : nullptr, ahead);
+            write(grad_v, h, t, m, s.D, w.out.get(), s.width);
+            if (has_state) transpose(state(h), s.width, s.width, s.width, w.turned.get(), s.width);
+            attend_chunk(h, m, lead, w.v.get(), w.grad.get(), w.q.get(),
+                         has_state ? w.turned.get() : nullptr, ahead);
+            write(grad_k, h, t, m, s.D, w.out.get(), s.width);
+            if (t + m < T || p.grad_initial)
+                absorb(s, decays[h], m, decays[h].loss(m - 1 + lead), w.q.get(), w.grad.get(),
+                       w.faded.get(), state(h), ahead);
+        });
+        if (p.grad_initial) save_states(T > 0 ? 1 : 0, p.grad_initial);
+    }
 
-struct Work {
+   private:
     const Problem& p;
-    Sizes sizes;
-    std::vector<Decay> decays;
+    const ChunkSizes& s;
+    const std::vector<Decay>& decays;
+    Workspace& w;
+    const int64_t sequence, first, last, T;
 
-    explicit Work(const Problem& p) : p(p) {
-        const int D = static_cast<int>(p.dim), C = static_cast<int>(p.chunk);
-        sizes = {D, C, round_up(D, kLanes), round_up(C, kLanes)};
-        for (int64_t h = 0; h < p.heads; ++h) decays.emplace_back(p.slopes[h], sizes);
+    // queries, keys or values of the sequence in qkv or its gradient
+    Rows part(const void* tensor, int index, bool is_reversed) const {
+        return p.rows(tensor, sequence, 3, index, is_reversed);
     }
 
-    // rows of a sequence in a tensor with `parts` x D numbers a head
-    Rows rows(const void* tensor, int64_t sequence, int parts, int part, bool is_reversed) const {
-        const ptrdiff_t number = p.is_half ? 2 : 4, head = parts * p.dim * number;
-        const ptrdiff_t token = p.heads * head;
-        const int64_t first = is_reversed ? p.starts[sequence + 1] - 1 : p.starts[sequence];
-        char* base = static_cast<char*>(const_cast<void*>(tensor));
-        return {base + first * token + part * p.dim * number, is_reversed ? -token : token, head,
-                p.is_half != 0};
+    // out = A(query, key, value), whose state starts as `initial` or its transpose
+    void attention(const Rows& query, const Rows& key, const Rows& value, const Rows& out,
+                   bool is_turned, float* final) {
+        load_states(p.initial, is_turned);
+        const Rows* tensors[] = {&query, &key, &value, &out};
+        for_steps(tensors, 4, 3, [&](int64_t t, int m, int64_t h, Ahead& ahead) {
+            read_chunk(query, h, t, m, w.q.get());
+            read_chunk(key, h, t, m, w.k.get());
+            read_chunk(value, h, t, m, w.v.get());
+            attend_chunk(h, m, 1, w.q.get(), w.k.get(), w.v.get(),
+                         t > 0 || p.initial ? state(h) : nullptr, ahead);
+            write(out, h, t, m, s.D, w.out.get(), s.width);
+            if (t + m < T || final)
+                absorb(s, decays[h], m, decays[h].loss(m), w.k.get(), w.v.get(), w.faded.get(),
+                       state(h), ahead);
+        });
+        if (final) save_states(0, final);
     }
 
-    // state [D][width] from [D][D], or from its transpose; null is zero
-    void load_state(const float* from, int64_t index, bool is_turned, float* state) const {
-        const int D = sizes.D, width = sizes.width;
-        std::fill_n(state, static_cast<size_t>(D) * width, 0.0f);
-        if (!from) return;
-        from += index * D * D;
-        for (int i = 0; i < D; ++i)
-            for (int j = 0; j < D; ++j) state[i * width + j] = from[is_turned ? j * D + i : i * D + j];
-    }
-
-    void save_state(const float* state, int64_t index, float factor, float* to) const {
-        const int D = sizes.D, width = sizes.width;
-        to += index * D * D;
-        for (int i = 0; i < D; ++i)
-            for (int j = 0; j < D; ++j) to[i * D + j] = factor * state[i * width + j];
-    }
-
-    float* state_of(Workspace& w, int64_t head, int64_t first) const {
-        return w.states.get() + (head - first) * sizes.width * sizes.width;
-    }
-
-    // out = A(query, key, value) over a sequence, for heads first..last-1
-    void attend_sequence(Workspace& w, int64_t sequence, int64_t first, int64_t last,
-                         const Rows& query, const Rows& key, const Rows& value, const Rows& out,
-                         bool is_turned, float* final) const {
-        const Sizes& s = sizes;
-        const int64_t T = p.starts[sequence + 1] - p.starts[sequence];
-        for (int64_t h = first; h < last; ++h)
-            load_state(p.initial, sequence * p.heads + h, is_turned, state_of(w, h, first));
-        for (int64_t t = 0; t < T; t += s.C) {
-            const int m = static_cast<int>(std::min<int64_t>(s.C, T - t));
+    // Chunks outside, heads inside: the rows of heads that are done together lie side by side.
+    template <class Step>
+    void for_steps(const Rows* const* tensors, int num_tensors, int num_read, const Step& step) {
+        for (int64_t t = 0; t < T; t += s.C)
             for (int64_t h = first; h < last; ++h) {
-                float* state = state_of(w, h, first);
-                read(query, h, t, m, s.D, w.a.get(), s.depth, s.width);
-                read(key, h, t, m, s.D, w.b.get(), s.depth, s.width);
-                read(value, h, t, m, s.D, w.c.get(), s.depth, s.width);
-                transpose(w.b.get(), s.width, s.depth, s.width, w.flipped.get(), s.depth);
-                attend(s, decays[h], m, 1, w.a.get(), w.flipped.get(), w.c.get(),
-                       t || p.initial ? state : nullptr, w.scores.get(), w.out.get());
-                write(out, h, t, m, s.D, w.out.get(), s.width);
-                if (t + m < T || final) {
-                    const float loss = static_cast<float>(std::expm1(-decays[h].slope * m));
-                    absorb(s, decays[h], m, loss, w.b.get(), w.c.get(), w.faded.get(), state);
-                }
+                const bool is_last = h + 1 == last;
+                const int64_t following = is_last ? t + s.C : t;
+                const int64_t count = std::clamp<int64_t>(T - following, 0, s.C);
+                Ahead ahead(tensors, num_tensors, num_read, is_last ? first : h + 1, following,
+                            static_cast<int>(count), s.D);
+                step(t, static_cast<int>(std::min<int64_t>(s.C, T - t)), h, ahead);
             }
-        }
-        if (!final) return;
-        for (int64_t h = first; h < last; ++h)
-            save_state(state_of(w, h, first), sequence * p.heads + h, 1.0f, final);
     }
 
-    // dv = A'(k, q, do) and dk = A'(v, do, q), from the sequence's end
-    void keys_and_values(Workspace& w, int64_t sequence, int64_t first, int64_t last) const {
-        const Sizes& s = sizes;
-        const int64_t T = p.starts[sequence + 1] - p.starts[sequence];
-        const Rows q = rows(p.qkv, sequence, 3, 0, true), k = rows(p.qkv, sequence, 3, 1, true),
-                   v = rows(p.qkv, sequence, 3, 2, true),
-                   grad = rows(p.grad_output, sequence, 1, 0, true),
-                   grad_k = rows(p.grad_qkv, sequence, 3, 1, true),
-                   grad_v = rows(p.grad_qkv, sequence, 3, 2, true);
-        for (int64_t h = first; h < last; ++h)
-            load_state(p.grad_final, sequence * p.heads + h, false, state_of(w, h, first));
-        for (int64_t t = 0; t < T; t += s.C) {
-            const int m = static_cast<int>(std::min<int64_t>(s.C, T - t));
-            const int lead = t ? 1 : 0;  // the last token owes the final state without any decay
-            const bool has_state = t || p.grad_final;
-            for (int64_t h = first; h < last; ++h) {
-                float* state = state_of(w, h, first);
-                read(q, h, t, m, s.D, w.a.get(), s.depth, s.width);
-                read(k, h, t, m, s.D, w.b.get(), s.depth, s.width);
-                read(v, h, t, m, s.D, w.c.get(), s.depth, s.width);
-                read(grad, h, t, m, s.D, w.d.get(), s.depth, s.width);
-                transpose(w.a.get(), s.width, s.depth, s.width, w.flipped.get(), s.depth);
-                attend(s, decays[h], m, lead, w.b.get(), w.flipped.get(), w.d.get(),
-                       has_state ? state : nullptr, w.scores.get(), w.out.get());
-                write(grad_v, h, t, m, s.D, w.out.get(), s.width);
-                transpose(w.d.get(), s.width, s.depth, s.width, w.flipped.get(), s.depth);
-                if (has_state) transpose(state, s.width, s.width, s.width, w.turned.get(), s.width);
-                attend(s, decays[h], m, lead, w.c.get(), w.flipped.get(), w.a.get(),
-                       has_state ? w.turned.get() : nullptr, w.scores.get(), w.out.get());
-                write(grad_k, h, t, m, s.D, w.out.get(), s.width);
-                if (t + m < T || p.grad_initial) {
-                    const double faded = -decays[h].slope * (m - 1 + lead);
-                    absorb(s, decays[h], m, static_cast<float>(std::expm1(faded)), w.a.get(),
-                           w.d.get(), w.faded.get(), state);
-                }
-            }
-        }
-        if (!p.grad_initial) return;
+    void read_chunk(const Rows& rows, int64_t h, int64_t t, int m, float* to) {
+        read(rows, h, t, m, s.D, to, s.depth, s.width);
+    }
+
+    void attend_chunk(int64_t h, int m, int lead, const float* query, const float* key,
+                      const float* value, const float* before, Ahead& ahead) {
+        transpose(key, s.width, s.depth, s.width, w.flipped.get(), s.depth);
+        attend(s, decays[h], m, lead, query, w.flipped.get(), value, before, w.scores.get(),
+               w.out.get(), ahead);
+    }
+
+    float* state(int64_t h) { return w.states.get() + (h - first) * s.width * s.width; }
+
+    // [D][width] from [D][D]
+    void load_states(const float* from, bool is_turned) {
         for (int64_t h = first; h < last; ++h) {
-            const float decay = T ? decays[h].power[1] : 1.0f;
-            save_state(state_of(w, h, first), sequence * p.heads + h, decay, p.grad_initial);
+            float* const to = state(h);
+            std::fill_n(to, s.width * s.width, 0.0f);
+            if (!from) continue;
+            const float* const source = from + (sequence * p.heads + h) * s.D * s.D;
+            for (int i = 0; i < s.D; ++i)
+                for (int j = 0; j < s.D; ++j)
+                    to[i * s.width + j] = source[is_turned ? j * s.D + i : i * s.D + j];
+        }
+    }
+
+    // faded by lambda^power
+    void save_states(int power, float* to) {
+        for (int64_t h = first; h < last; ++h) {
+            float* const target = to + (sequence * p.heads + h) * s.D * s.D;
+            for (int i = 0; i < s.D; ++i)
+                for (int j = 0; j < s.D; ++j)
+                    target[i * s.D + j] = decays[h].power[power] * state(h)[i * s.width + j];
         }
     }
 };
 
-// Calls job(workspace, pass, sequence, first head, last head) for all of them, the longest
-// sequences first. Heads go in groups whose rows lie side by side in memory.
-template <class Job>
-void run(const Work& work, int passes, const Job& job) {
-    const Problem& p = work.p;
+// Runs passes of the work over all sequences and groups of heads, the longest sequences first.
+void run(const Problem& p, std::initializer_list<void (Job::*)()> passes) {
+    const ChunkSizes sizes(static_cast<int>(p.dim), static_cast<int>(p.chunk));
+    std::vector<Decay> decays;
+    for (int64_t h = 0; h < p.heads; ++h) decays.emplace_back(p.slopes[h], sizes);
     std::vector<int64_t> order(p.sequences);
-    for (int64_t i = 0; i < p.sequences; ++i) order[i] = i;
-    const auto length = [&](int64_t i) { return p.starts[i + 1] - p.starts[i]; };
+    std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),
-                     [&](int64_t a, int64_t b) { return length(a) > length(b); });
-    const int64_t share = p.sequences * p.heads * passes / std::max<int64_t>(p.threads, 1);
-    const int64_t group = std::clamp<int64_t>(share, 1, std::min<int64_t>(p.heads, 4));
-    const int64_t groups = (p.heads + group - 1) / group, jobs = p.sequences * groups * passes;
+                     [&](int64_t a, int64_t b) { return p.length(a) > p.length(b); });
+    const int64_t share = p.sequences * p.heads / std::max<int64_t>(p.threads, 1);
+    const int64_t group = std::clamp<int64_t>(share, 1, std::min(p.heads, kMostHeads));
+    const int64_t groups = (p.heads + group - 1) / group, a_pass = p.sequences * groups;
+    const int64_t jobs = a_pass * static_cast<int64_t>(passes.size());
     std::atomic<int64_t> next{0};
     const auto loop = [&] {
-        Workspace workspace(work.sizes, static_cast<int>(group));
+        Workspace workspace(sizes, group);
         for (int64_t i; (i = next++) < jobs;) {
-            const int64_t first = i / passes % groups * group;
-            job(workspace, static_cast<int>(i % passes), order[i / passes / groups], first,
-                std::min(first + group, p.heads));
+            const int64_t first = i % groups * group;
+            Job job(p, sizes, decays, workspace, order[i % a_pass / groups], first,
+                    std::min(first + group, p.heads));
+            (job.*passes.begin()[i / a_pass])();
         }
     };
     std::vector<std::thread> others;
@@ -300,27 +234,9 @@ extern "C" {
 
 int cispo_vector_bytes() { return kLanes * sizeof(float); }
 
-void cispo_attention_forward(const Problem* p) {
-    const Work work(*p);
-    run(work, 1, [&](Workspace& w, int, int64_t sequence, int64_t first, int64_t last) {
-        work.attend_sequence(w, sequence, first, last, work.rows(p->qkv, sequence, 3, 0, false),
-                             work.rows(p->qkv, sequence, 3, 1, false),
-                             work.rows(p->qkv, sequence, 3, 2, false),
-                             work.rows(p->output, sequence, 1, 0, false), false, p->final);
-    });
-}
+void cispo_attention_forward(const Problem* p) { run(*p, {&Job::outputs}); }
 
 void cispo_attention_backward(const Problem* p) {
-    const Work work(*p);
-    run(work, 2, [&](Workspace& w, int pass, int64_t sequence, int64_t first, int64_t last) {
-        if (pass == 0)
-            work.keys_and_values(w, sequence, first, last);
-        else
-            work.attend_sequence(w, sequence, first, last,
-                                 work.rows(p->grad_output, sequence, 1, 0, false),
-                                 work.rows(p->qkv, sequence, 3, 2, false),
-                                 work.rows(p->qkv, sequence, 3, 1, false),
-                                 work.rows(p->grad_qkv, sequence, 3, 0, false), true, nullptr);
-    });
+    run(*p, {&Job::keys_and_values, &Job::queries});
 }
 }

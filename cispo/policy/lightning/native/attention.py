@@ -10,8 +10,8 @@ from torch import Tensor
 from cispo.policy.lightning.native.build import require_native
 from cispo.policy.lightning.second_derivative import refuse_second_derivative
 
-_MOST_TOKENS = 64
-"""Longest chunk: scores of longer ones cost more than the states that they save."""
+_MOST_TOKENS = 32
+"""Longest chunk; the scores of longer ones cost more than they save on states."""
 
 
 class _Problem(ctypes.Structure):

@@ -1,0 +1,140 @@
+// One chunk of lightning attention for one head, in buffers of whole vectors.
+//
+// With S the state before a chunk of m tokens and i, j = 0..m-1 (see attention.py):
+//
+//     o_i = lambda^(i+1) S^T q_i + sum_{j<=i} lambda^(i-j) (q_i . k_j) v_j            "attend"
+//     S  += sum_j lambda^(m-1-j) k_j v_j^T - (1 - lambda^m) S                         "absorb"
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <initializer_list>
+#include <vector>
+
+#include "gemm.h"
+#include "rows.h"
+
+namespace cispo {
+
+constexpr int kTileRows = 4;  // finer than the largest tile: less work above the diagonal
+
+inline int whole_vectors(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+struct ChunkSizes {
+    int D, C;          // head size; tokens of a chunk
+    int width, depth;  // the same in whole vectors, as buffers have them
+
+    ChunkSizes(int D, int C) : D(D), C(C), width(whole_vectors(D)), depth(whole_vectors(C)) {}
+};
+
+// Powers of one head's decay; only powers >= 0 occur, so that none overflows.
+struct Decay {
+    double slope;
+    std::vector<float> power;  // lambda^x for x = 0..C
+    std::vector<float> mask;   // a tile of any, lambda^(C-1-x) for x = 0..C-1, then zeros
+
+    Decay(double slope, const ChunkSizes& s)
+        : slope(slope), power(s.C + 1 + kTileRows), mask(kTileRows + s.C + s.depth + kPanel) {
+        for (int x = 0; x <= s.C; ++x) power[x] = static_cast<float>(std::exp(-slope * x));
+        for (int x = 0; x < s.C; ++x) mask[kTileRows + x] = power[s.C - 1 - x];
+    }
+
+    // lambda^(row-column) where column <= row, else 0; a row further down starts one place earlier
+    const float* mask_at(const ChunkSizes& s, int row, int column) const {
+        return mask.data() + kTileRows + s.C - 1 - row + column;
+    }
+    // lambda^x - 1, exact where lambda is near one
+    float loss(int x) const { return static_cast<float>(std::expm1(-slope * x)); }
+};
+
+// Brings rows of the next step into the L2 cache, a few at a time between tiles: they lie too far
+// apart for the hardware to foresee them.
+class Ahead {
+   public:
+    Ahead(const Rows* const* tensors, int num_tensors, int num_read, ptrdiff_t head,
+          ptrdiff_t first, int count, int D)
+        : tensors_(tensors), num_rows_(num_tensors * count), num_read_(num_read * count),
+          head_(head), first_(first), count_(count), D_(D) {}
+
+    void some() {
+        for (int i = 0; i < kRowsAtOnce && next_ < num_rows_; ++i, ++next_) {
+            const Rows& rows = *tensors_[next_ / count_];
+            const char* at = rows.at(first_ + next_ % count_, head_);
+            const char* const end = at + D_ * (rows.is_half ? 2 : 4);
+            if (next_ < num_read_)
+                for (; at < end; at += kLine) __builtin_prefetch(at, 0, 2);
+            else
+                for (; at < end; at += kLine) __builtin_prefetch(at, 1, 2);
+        }
+    }
+
+   private:
+    static constexpr int kRowsAtOnce = 6, kLine = 64;
+    const Rows* const* tensors_;  // those to read, then those to write
+    int num_rows_, num_read_;
+    ptrdiff_t head_, first_;
+    int count_, D_, next_ = 0;
+};
+
+// Calls body(tile, column) for tiles that cover the columns (whole vectors) from `begin` on.
+template <int N = kVectors, class Body>
+inline void for_columns(int begin, int columns, const Body& body) {
+    for (; begin + N * kLanes <= columns; begin += N * kLanes)
+        body(Tile<kTileRows, N>(), begin);
+    if constexpr (N > 1) for_columns<N - 1>(begin, columns, body);
+}
+
+// out [m][width] of m tokens; key_t is [D][depth], `state` null for zero. `lead` is the power of
+// lambda by which the state has faded when the first token reads it.
+inline void attend(const ChunkSizes& s, const Decay& decay, int m, int lead, const float* query,
+                   const float* key_t, const float* value, const float* state, float* scores,
+                   float* out, Ahead& ahead) {
+    for (int r = 0; r < m; r += kTileRows)
+        for_columns(0, whole_vectors(r + kTileRows), [&](auto tile, int column) {
+            tile.zero();
+            tile.multiply(s.D, query + r * s.width, s.width, 1, key_t + column, s.depth);
+            const float* mask = decay.mask_at(s, r, column);
+            tile.each([=](Vector& v, int i, int j) { v *= load(mask - i + j); });
+            tile.store(scores + r * s.depth + column, s.depth);
+            ahead.some();
+        });
+    for_columns(0, s.width, [&](auto tile, int column) {
+        for (int r = 0; r < m; r += kTileRows) {
+            tile.zero();
+            if (state) {
+                tile.multiply(s.D, query + r * s.width, s.width, 1, state + column, s.width);
+                const float* power = decay.power.data() + lead + r;
+                tile.each([=](Vector& v, int i, int) { v *= power[i]; });
+            }
+            const int seen = std::min(r + kTileRows, m);
+            tile.multiply(seen, scores + r * s.depth, s.depth, 1, value + column, s.width);
+            tile.store(out + r * s.width + column, s.width);
+            ahead.some();
+        }
+    });
+}
+
+// `loss` is the power of lambda, less one, by which the state fades; adding loss * S keeps the
+// drift of slow decays at the size of rounding, where lambda^m rounded to float32 would not.
+inline void absorb(const ChunkSizes& s, const Decay& decay, int m, float loss, const float* key,
+                   const float* value, float* faded, float* state, Ahead& ahead) {
+    for (int j = 0; j < m; ++j) {
+        const float factor = decay.power[m - 1 - j];
+        for (int c = 0; c < s.width; c += kLanes)
+            store(faded + j * s.width + c, factor * load(value + j * s.width + c));
+    }
+    for_columns(0, s.width, [&](auto tile, int column) {
+        for (int r = 0; r < s.D; r += kTileRows) {
+            tile.zero();
+            tile.multiply(m, key + r, 1, s.width, faded + column, s.width);
+            float* const place = state + r * s.width + column;
+            tile.each([=](Vector& v, int i, int j) {
+                const Vector before = load(place + i * s.width + j);
+                store(place + i * s.width + j, before + (v + loss * before));
+            });
+            ahead.some();
+        }
+    });
+}
+
+}  // namespace cispo
