@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from cispo.policy.lightning.native.sampling import native_draw
+from rollout.truncation import SamplingRows, draw_truncated
 
 _BLOCK = 128
-_CANDIDATES = 64
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2 = np.uint64(0x94D049BB133111EB)
@@ -45,26 +45,6 @@ class Drawn(NamedTuple):
     token_ids: Tensor
     logprobs: Tensor
     full_logprobs: Tensor
-
-
-class SamplingRows(NamedTuple):
-    """Settings of each row.
-
-    Attributes:
-        temperature: [N] float32, > 0.
-        top_p: [N] float64, in (0, 1].
-        top_k: [N] int64, 0 keeps all.
-        min_p: [N] float32, in [0, 1).
-    """
-
-    temperature: Tensor
-    top_p: Tensor
-    top_k: Tensor
-    min_p: Tensor
-
-    def rows(self, index: Tensor) -> "SamplingRows":
-        """Return the settings of some rows."""
-        return SamplingRows(*(column[index] for column in self))
 
 
 def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
@@ -110,14 +90,15 @@ def sample(
     finite = torch.isfinite(total)
     if not bool(finite.all()):
         raise NonFiniteLogitsError(int((~finite).nonzero()[0, 0]))
+    full.clamp_(max=0.0)
     truncates = (settings.top_p < 1.0) | (settings.top_k > 0) | (settings.min_p > 0.0)
     if not bool(truncates.any()):
-        return Drawn(drawn, full.clamp(max=0.0).float(), full.float())
+        return Drawn(drawn, full.float(), full.float())
     rows = truncates.nonzero()[:, 0]
     of, logprobs = settings.rows(rows), full.clone()
     scaled, peak = _scaled(logits[rows], of.temperature)
     mass = _exp_shifted(scaled, peak)[:, : logits.shape[1]]
-    drawn[rows], kept = _truncated(mass, total[rows], noise[rows], of)
+    drawn[rows], kept = draw_truncated(mass, total[rows], noise[rows], of, kernels=kernels)
     full[rows] = _logprobs(scaled, peak, drawn[rows], total[rows])
     logprobs[rows] = full[rows] - (kept / total[rows]).log()
     return Drawn(drawn, logprobs.clamp_(max=0.0).float(), full.float())
@@ -186,52 +167,3 @@ def _first_above(ends: Tensor, target: Tensor) -> Tensor:
     """Return the first index [N] whose cumulative mass exceeds the target; it has mass itself."""
     last = (ends < ends[:, -1:]).sum(dim=-1)
     return torch.minimum((ends <= target[:, None]).sum(dim=-1), last)
-
-
-def _truncated(
-    mass: Tensor, total: Tensor, noise: Tensor, settings: SamplingRows
-) -> tuple[Tensor, Tensor]:
-    """Return the drawn token [N] and the kept mass [N].
-
-    Most rows are settled by their likeliest tokens; only the others are sorted whole, which costs 5
-    to 30 times as much. Which way a row goes depends on that row alone.
-    """
-    vocabulary = mass.shape[1]
-    values, ids = mass.topk(min(_CANDIDATES, vocabulary), dim=-1)
-    top_k = torch.where(settings.top_k > 0, settings.top_k.clamp(max=vocabulary), vocabulary)
-    reached = values.sum(dim=-1, dtype=torch.float64) >= settings.top_p * total
-    by_top_p = (top_k == vocabulary) & (settings.top_p < 1.0) & reached
-    by_min_p = (top_k == vocabulary) & (values[:, -1] < settings.min_p)
-    settled = (top_k <= values.shape[1]) | by_top_p | by_min_p
-    drawn, kept = _draw_ranked(values, ids, total, noise, top_k, settings)
-    if not bool(settled.all()):
-        rows = (~settled).nonzero()[:, 0]
-        values, ids = mass[rows].sort(dim=-1, descending=True, stable=True)
-        drawn[rows], kept[rows] = _draw_ranked(
-            values, ids, total[rows], noise[rows], top_k[rows], settings.rows(rows)
-        )
-    return drawn, kept
-
-
-def _draw_ranked(
-    values: Tensor,
-    ids: Tensor,
-    total: Tensor,
-    noise: Tensor,
-    top_k: Tensor,
-    settings: SamplingRows,
-) -> tuple[Tensor, Tensor]:
-    """Return the drawn token [N] and the kept mass [N] of tokens ranked by mass [N, C]."""
-    ends = values.cumsum(dim=-1, dtype=torch.float64)
-    rank = torch.arange(values.shape[1], device=values.device)
-    last_of_k = (top_k - 1).clamp(max=values.shape[1] - 1)
-    whole = torch.where(top_k <= values.shape[1], ends.gather(1, last_of_k[:, None])[:, 0], total)
-    before = torch.nn.functional.pad(ends[:, :-1], (1, 0))
-    limit = torch.where(settings.top_p < 1.0, settings.top_p * whole, torch.inf)
-    keep = (rank < top_k[:, None]) & (before < limit[:, None])
-    keep &= values >= settings.min_p[:, None] * values[:, :1]
-    keep[:, 0] = True
-    num_kept = keep.sum(dim=-1)
-    kept = ends.gather(1, (num_kept - 1)[:, None])[:, 0]
-    choice = (ends <= (noise * kept)[:, None]).sum(dim=-1).minimum(num_kept - 1)
-    return ids.gather(1, choice[:, None])[:, 0], kept

@@ -14,10 +14,11 @@ from cispo.errors import DivergedError
 from cispo.types import PolicyVersion
 from rollout.backends.base import Finished, Increment, Request, StopRules
 from rollout.owners import Owner, SavedRow
-from rollout.sampling import Drawn, NonFiniteLogitsError, SamplingRows, likeliest, sample, uniforms
+from rollout.sampling import Drawn, NonFiniteLogitsError, likeliest, sample, uniforms
 from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
 from rollout.thinking import ThinkingBudgets
 from rollout.token_text import THINKING_END, TextWatch
+from rollout.truncation import SamplingRows
 
 _FIRST_COLUMNS = 256
 

@@ -5,7 +5,8 @@ import torch
 
 from cispo.policy.lightning.native.build import native_library
 from cispo.policy.lightning.native.sampling import native_draw
-from rollout.sampling import NonFiniteLogitsError, SamplingRows, sample
+from rollout.sampling import NonFiniteLogitsError, sample
+from rollout.truncation import SamplingRows
 
 pytestmark = pytest.mark.skipif(native_library() is None, reason="native kernels cannot be built")
 
@@ -49,7 +50,16 @@ def test_the_cumulative_distribution_is_inverted():
 @pytest.mark.parametrize("vocabulary", [1, 5, 127, 128, 129, 1000, 4096])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"temperature": 0.7}, {"top_p": 0.8}, {"top_k": 3, "temperature": 2.0}, {"min_p": 0.05}],
+    [
+        {},
+        {"temperature": 0.7},
+        {"top_p": 0.8},
+        {"top_k": 3, "temperature": 2.0},
+        {"top_k": 90},
+        {"min_p": 0.05},
+        {"top_p": 0.9, "top_k": 70, "min_p": 0.002, "temperature": 1.5},
+        {"top_p": 1e-6},
+    ],
 )
 def test_native_and_torch_kernels_draw_the_same_tokens(vocabulary, changes):
     logits, noise, settings = _logits(50, vocabulary), _noise(50), _settings(50, **changes)

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from rollout.sampling import Drawn, NonFiniteLogitsError, SamplingRows, sample, uniforms
+from rollout.sampling import Drawn, NonFiniteLogitsError, sample, uniforms
+from rollout.truncation import SamplingRows
 
 
 def settings(
