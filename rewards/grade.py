@@ -4,7 +4,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cispo.types import Graded, Rollout, Task, Ungraded, Verdict
+from cispo.types import Graded, Rollout, StopReason, Task, Ungraded, Verdict
 from rewards.code import CodeGrader
 from rewards.extract import math_answer, program, tagged_answer
 from rewards.grader_process import GraderProcess
@@ -40,6 +40,8 @@ class GradingVerifier:
 
     async def grade(self, task: Task, rollout: Rollout) -> Verdict:
         """Judge one rollout; see `cispo.ports.Verifier`."""
+        if rollout.stop_reason is StopReason.ABORTED:
+            return Ungraded(cause="the rollout was aborted")
         judge = self._judges.get(task.verifier)
         if judge is None:
             return Ungraded(cause=f"no verifier {task.verifier!r}")

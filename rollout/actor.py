@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from cispo.config import SamplingConfig
+from cispo.config.swe import AgentConfig
 from cispo.policy.chat import decode, render_prompt
 from cispo.seeding import stream_seed
 from cispo.types import PolicyVersion, Rollout, StopReason, Task
+from rollout.agents import Agents
 from rollout.backends.base import EngineStatistics, Finished, Request, SamplingParams
 from rollout.driver import Engine, EngineDriver
 from rollout.text import before_stop
@@ -25,12 +27,17 @@ class RolloutActor:
     Args:
         name: For messages.
         make_engine: Builds the engine, in this actor's process.
+        agent: Budgets of agentic tasks.
     """
 
-    def __init__(self, name: str, make_engine: Callable[[], Engine]) -> None:
+    def __init__(
+        self, name: str, make_engine: Callable[[], Engine], agent: AgentConfig | None = None
+    ) -> None:
         self._name = name
         self._make_engine = make_engine
         self._driver: EngineDriver | None = None
+        self._agent = agent or AgentConfig()
+        self._agents: Agents | None = None
 
     async def start(self) -> str:
         """Build the engine and return this actor's name.
@@ -46,6 +53,9 @@ class RolloutActor:
     ) -> list[Rollout]:
         """Sample `count` rollouts; see `cispo.ports.RolloutEngine`."""
         driver = self._started()
+        if task.is_agentic:
+            self._agents = self._agents or Agents(driver, self._agent)
+            return await self._agents.sample(task, count, seed=seed, sampling=sampling)
         request = Request(
             request_id=driver.new_request_id(),
             task_id=task.task_id,

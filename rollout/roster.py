@@ -179,7 +179,7 @@ class Roster:
             max_concurrency=_MAX_REQUESTS,
             runtime_env={"env_vars": _ENVIRONMENT},
         )
-        return actor.remote(name, self._make_engine)
+        return actor.remote(name, self._make_engine, self._rollout.agent)
 
     def _not_ready(self, name: str) -> str:
         free = ray.available_resources()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from cispo.config.judge import JudgeConfig
 from cispo.config.policy import SamplingConfig
 from cispo.config.require import require
-from cispo.config.swe import SweConfig
+from cispo.config.swe import AgentConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class RolloutConfig:
         logprobs: `sampled`: behaviour log-probabilities as the engine drew with them. `replay`: as
             the learner's form of the model computes them, bit by bit in float32 on CPUs, for one
             more forward pass a rollout.
+        agent: Budgets of episodes with tools.
     """
 
     backend: str = "lightning"
@@ -44,6 +45,7 @@ class RolloutConfig:
     prefix_cache_bytes: int = 128 * 2**20
     weights_in_flight: str = "keep_state"
     logprobs: str = "sampled"
+    agent: AgentConfig = field(default_factory=AgentConfig)
 
     def __post_init__(self) -> None:
         require(
@@ -124,42 +126,6 @@ class RewardConfig:
             self.judge.url,
             "the verifier 'judge' needs the address of a model",
         )
-
-
-@dataclass(slots=True, kw_only=True)
-class SandboxConfig:
-    """Where untrusted programs run.
-
-    Attributes:
-        backend: `bubblewrap`.
-        max_concurrent: Programs that one reward worker runs at once.
-        cpu_seconds: CPU time of one program.
-        wall_seconds: Wall time of one program, a generous backstop.
-        memory_bytes: Memory of one program with all its processes.
-        max_processes: Processes and threads of one program.
-        output_bytes: Standard output and error, each.
-        swe: Environments and grading of software-engineering tasks.
-    """
-
-    backend: str = "bubblewrap"
-    max_concurrent: int = 2
-    cpu_seconds: float = 5.0
-    wall_seconds: float = 20.0
-    memory_bytes: int = 512 * 2**20
-    max_processes: int = 32
-    output_bytes: int = 2**20
-    swe: SweConfig = field(default_factory=SweConfig)
-
-    def __post_init__(self) -> None:
-        require(self.backend == "bubblewrap", "sandbox.backend", self.backend, "choose bubblewrap")
-        for key in (
-            "max_concurrent",
-            "cpu_seconds",
-            "wall_seconds",
-            "memory_bytes",
-            "max_processes",
-        ):
-            require(getattr(self, key) > 0, f"sandbox.{key}", getattr(self, key), "must be > 0")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -51,12 +51,7 @@ class SweGrader:
         """
         self._jails = jails
         self._settings = settings
-        self._environments = Environments(
-            Path(settings.cache).expanduser() if settings.cache else None,
-            repositories=Path(settings.repositories).expanduser()
-            if settings.repositories
-            else None,
-        )
+        self._environments = Environments.at(settings.cache, settings.repositories)
         self._slots = asyncio.Semaphore(max_concurrent)
         self._calibrating: dict[str, asyncio.Lock] = {}
 

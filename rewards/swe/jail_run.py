@@ -16,6 +16,7 @@ from sandboxes.base import ExecResult, Limits, Outcome, Program
 from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.environment import Environment
 from sandboxes.swe.inside import hunks
+from sandboxes.swe.paths import PACKAGES, roots_in_jail
 from sandboxes.workspace import (
     WORKSPACE,
     Ran,
@@ -27,7 +28,6 @@ from sandboxes.workspace import (
 
 _INSIDE = Path(__file__).with_name("inside")
 _RUNNERS = {"pytest": "pytest_runner.py", "functions": "function_runner.py"}
-_PACKAGES = "/opt/packages"
 _REPORT_BYTES = 2**24
 _ATTEMPTS = 2
 
@@ -89,7 +89,7 @@ async def run_in_jail(
         with _shown(order.sources, scratch) as shown:
             workspace = Workspace(
                 base=environment.repo,
-                read_only={_PACKAGES: environment.packages, **shown},
+                read_only={PACKAGES: environment.packages, **shown},
                 write_bytes=write_bytes,
             )
             try:
@@ -123,7 +123,6 @@ def _shown(sources: Mapping[str, str], scratch: Path) -> Iterator[dict[str, Path
 
 def _program(instance: Instance, order: Order) -> Program:
     setup = instance.setup
-    roots = [WORKSPACE if root == "." else f"{WORKSPACE}/{root}" for root in setup.source_roots]
     job = {
         "repo": WORKSPACE,
         "patches": [as_json(patch) for patch in order.patches],
@@ -131,8 +130,8 @@ def _program(instance: Instance, order: Order) -> Program:
         "max_event_bytes": _REPORT_BYTES // 4,
         "runner": {
             "repo": WORKSPACE,
-            "packages": _PACKAGES,
-            "source_roots": roots,
+            "packages": PACKAGES,
+            "source_roots": roots_in_jail(setup.source_roots),
             "plugins": list(setup.plugins),
             "files": list(order.files),
             "selected": list(order.selected),

@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from cispo.data.swe.instance import Instance, digest
 from cispo.data.swe.patch import BadPatchError, FilePatch
@@ -67,6 +68,14 @@ class Environments:
         self._cache = default_cache() if cache is None else cache
         self._repositories = repositories
         self._building: dict[str, asyncio.Lock] = {}
+
+    @classmethod
+    def at(cls, cache: str | None, repositories: str | None) -> Self:
+        """Take the places as they are configured."""
+        return cls(
+            Path(cache).expanduser() if cache else None,
+            repositories=Path(repositories).expanduser() if repositories else None,
+        )
 
     @property
     def cache(self) -> Path:

@@ -1,8 +1,13 @@
-"""Which files of a repository decide how tests run, so that a policy may not change them."""
+"""What paths mean: which files decide how tests run, and where things lie in a jail."""
 
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import PurePosixPath
+
+from sandboxes.workspace import WORKSPACE
+
+PACKAGES = "/opt/packages"
+"""Where a jail has the installed packages."""
 
 _TEST_FOLDERS = frozenset({"test", "tests"})
 _CONFIGURATION = frozenset(
@@ -71,3 +76,13 @@ def _shadows(path: str, source_roots: Collection[str], known_modules: Collection
         if relative.parts[0].partition(".")[0] in taken:
             return True
     return False
+
+
+def python_path(source_roots: Iterable[str]) -> str:
+    """Return where the programs of a workspace import from, as `PYTHONPATH`."""
+    return ":".join([*roots_in_jail(source_roots), PACKAGES])
+
+
+def roots_in_jail(source_roots: Iterable[str]) -> list[str]:
+    """Return where source roots lie in a workspace."""
+    return [WORKSPACE if root == "." else f"{WORKSPACE}/{root}" for root in source_roots]

@@ -1,0 +1,200 @@
+"""The agent loop: the policy speaks, its calls are carried out, it reads the results, and goes on.
+
+An episode is one rollout. Its tokens are those that were sampled and those of the results, in the
+order in which the policy saw them: nothing is rendered or tokenised a second time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from cispo.policy.tool_calls import ToolCallError, parse_tool_calls
+from cispo.seeding import stream_seed
+from cispo.types import PolicyVersion, Rollout, StopReason, Task
+from rollout.tools import Toolbox
+from sandboxes.workspace import WorkspaceLostError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Turn:
+    """What the policy sampled in one turn; T tokens.
+
+    Attributes:
+        token_ids: [T] sampled and forced tokens, the token that ended the turn included.
+        logprobs: [T] in nats, of the distribution that was sampled from; 0.0 where forced.
+        is_sampled: [T] False on tokens that the engine forced.
+        stop_reason: Why it ended.
+        oldest_version: Weights that sampled its first token.
+        newest_version: Weights that sampled its last token.
+    """
+
+    token_ids: Sequence[int]
+    logprobs: Sequence[float]
+    is_sampled: Sequence[bool]
+    stop_reason: StopReason
+    oldest_version: PolicyVersion
+    newest_version: PolicyVersion
+
+
+class TurnSampler(Protocol):
+    """A policy that continues tokens."""
+
+    async def sample_turn(self, prompt: Sequence[int], *, seed: int, max_new_tokens: int) -> Turn:
+        """Sample one turn after these tokens."""
+
+
+class Wording(Protocol):
+    """Turns words into tokens and back, in the policy's own format."""
+
+    def prompt(self, task: Task) -> list[int]:
+        """Return the tokens up to where the policy begins to speak."""
+
+    def text(self, token_ids: Sequence[int], *, has_ended: bool) -> str:
+        """Return what the policy said; a token that ended the turn is no part of it."""
+
+    def results(self, texts: Sequence[str], last_token: int) -> list[int]:
+        """Return the tokens between two turns of the policy, after the last that it sampled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budgets:
+    """What an episode may use.
+
+    Attributes:
+        max_turns: Turns of the policy.
+        max_turn_tokens: Tokens of one turn.
+        max_tokens: Tokens of the whole episode, prompt and results included.
+        wall_seconds: Time after which no turn begins.
+    """
+
+    max_turns: int
+    max_turn_tokens: int
+    max_tokens: int
+    wall_seconds: float
+
+
+@dataclass(slots=True)
+class _Transcript:
+    """The tokens of an episode so far."""
+
+    token_ids: list[int]
+    action_mask: list[bool]
+    logprobs: list[float]
+    said: list[str] = field(default_factory=list)
+    versions: list[PolicyVersion] = field(default_factory=list)
+
+    def add_turn(self, turn: Turn, text: str) -> None:
+        self.token_ids += turn.token_ids
+        self.action_mask += turn.is_sampled
+        self.logprobs += turn.logprobs
+        self.said.append(text)
+        self.versions += (turn.oldest_version, turn.newest_version)
+
+    def add_results(self, token_ids: Sequence[int]) -> None:
+        self.token_ids += token_ids
+        self.action_mask += [False] * len(token_ids)
+        self.logprobs += [0.0] * len(token_ids)
+
+
+async def run_episode(
+    task: Task,
+    policy: TurnSampler,
+    wording: Wording,
+    tools: Toolbox,
+    budgets: Budgets,
+    *,
+    seed: int,
+) -> Rollout:
+    """Play one episode.
+
+    It ends when the policy submits or calls nothing more (`END_OF_TURN`), when turns or time are
+    used up (`TURN_LIMIT`), when its tokens are (`LENGTH`), and when a turn is cut off (as that
+    was). Whatever it left in its workspace by then is submitted. Where the workspace is lost on the
+    way it is `ABORTED`, and nothing can be graded.
+
+    Args:
+        task: The task.
+        policy: Who speaks.
+        wording: The policy's format.
+        tools: What it can do.
+        budgets: What it may use.
+        seed: Fixes its tokens for given weights and results.
+
+    Returns:
+        The rollout, `action_mask` False on prompt and results.
+
+    Raises:
+        WorkspaceLostError: The workspace was lost before the policy spoke.
+    """
+    prompt = wording.prompt(task)
+    transcript = _Transcript(prompt, [False] * len(prompt), [0.0] * len(prompt))
+    submission: str | None = None
+    try:
+        reason = await _play(transcript, policy, wording, tools, budgets, seed)
+        submission = await tools.submission()
+    except WorkspaceLostError:
+        if not any(transcript.action_mask):
+            raise
+        reason = StopReason.ABORTED
+    return Rollout(
+        task_id=task.task_id,
+        token_ids=tuple(transcript.token_ids),
+        action_mask=tuple(transcript.action_mask),
+        behaviour_logprobs=tuple(transcript.logprobs),
+        text="\n".join(transcript.said),
+        stop_reason=reason,
+        oldest_version=min(transcript.versions),
+        newest_version=max(transcript.versions),
+        submission=submission,
+    )
+
+
+async def _play(
+    transcript: _Transcript,
+    policy: TurnSampler,
+    wording: Wording,
+    tools: Toolbox,
+    budgets: Budgets,
+    seed: int,
+) -> StopReason:
+    started = time.monotonic()
+    for number in range(budgets.max_turns):
+        if number and time.monotonic() - started > budgets.wall_seconds:
+            break
+        room = budgets.max_tokens - len(transcript.token_ids)
+        if number and room <= 0:
+            return StopReason.LENGTH
+        turn = await policy.sample_turn(
+            tuple(transcript.token_ids),
+            seed=stream_seed(seed, number),
+            max_new_tokens=max(min(budgets.max_turn_tokens, room), 1),
+        )
+        has_ended = turn.stop_reason is StopReason.END_OF_TURN
+        said = wording.text(turn.token_ids, has_ended=has_ended)
+        transcript.add_turn(turn, said)
+        if not has_ended:
+            return turn.stop_reason
+        results, is_over = await _carry_out(said, tools)
+        if is_over:
+            return StopReason.END_OF_TURN
+        if number + 1 < budgets.max_turns:
+            transcript.add_results(wording.results(results, turn.token_ids[-1]))
+    return StopReason.TURN_LIMIT
+
+
+async def _carry_out(said: str, tools: Toolbox) -> tuple[list[str], bool]:
+    """Carry out the calls of a turn; return what came of them, and whether the policy is done."""
+    try:
+        calls = parse_tool_calls(said).tool_calls
+    except ToolCallError as error:
+        return [f"error: {error}"], False
+    results: list[str] = []
+    for call in calls:
+        result = await tools.call(call)
+        if result.ends_episode:
+            return results, True
+        results.append(f"tool name: {call.name}\ntool result: {result.text}")
+    return results, not calls
