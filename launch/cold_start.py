@@ -72,7 +72,11 @@ def _policy(cfg: SftConfig) -> tuple[Policy, str]:
     dtype = getattr(torch, policy.dtype)
     if policy.path is not None:
         loaded = load_policy(
-            policy.path, backend=policy.backend, dtype=dtype, logprob_chunk=policy.logprob_chunk
+            policy.path,
+            backend=policy.backend,
+            dtype=dtype,
+            logprob_chunk=policy.logprob_chunk,
+            kernels=policy.kernels,
         )
         return loaded, policy.path
     new = new_lightning_policy(
@@ -81,5 +85,6 @@ def _policy(cfg: SftConfig) -> tuple[Policy, str]:
         seed=cfg.seed,
         dtype=dtype,
         logprob_chunk=policy.logprob_chunk,
+        kernels=policy.kernels,
     )
     return new, str(bundled_tokenizer(policy.tokenizer))

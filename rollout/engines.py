@@ -80,6 +80,7 @@ def _model_engine(
                 model,
                 stop,
                 max_sequences=rollout.max_sequences,
+                kernels=policy.kernels,
                 prefix_cache_bytes=rollout.prefix_cache_bytes,
                 recomputes_state=rollout.weights_in_flight == "recompute_state",
                 replays=rollout.logprobs == "replay",
@@ -104,11 +105,17 @@ def _model(policy: PolicyConfig, rollout: RolloutConfig) -> Policy:
         )
     if policy.path is None:
         # Any weights will do: the learner's are published before the first rollout.
-        return new_lightning_policy(policy.architecture, policy.tokenizer, seed=0)
+        return new_lightning_policy(
+            policy.architecture, policy.tokenizer, seed=0, kernels=policy.kernels
+        )
     # The lightning engine is float32 whatever the learner's weights are.
     dtype = torch.float32 if policy.backend == "lightning" else getattr(torch, policy.dtype)
     return load_policy(
-        policy.path, backend=policy.backend, dtype=dtype, logprob_chunk=policy.logprob_chunk
+        policy.path,
+        backend=policy.backend,
+        dtype=dtype,
+        logprob_chunk=policy.logprob_chunk,
+        kernels=policy.kernels,
     )
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 from cispo.config.require import require
 
+KERNELS = ("auto", "torch", "native", "fla")
+
 
 @dataclass(slots=True, kw_only=True)
 class PolicyConfig:
@@ -20,6 +22,9 @@ class PolicyConfig:
         recompute_layers: Whether the learner keeps only the inputs of layers and computes the rest
             again in the backward pass: about a third more time for a fraction of the memory, and
             the same bits. Lightning models only.
+        kernels: What computes the lightning backend's attention and decoding steps: `torch`;
+            `native`, C++ for CPUs, compiled on first use; `fla`, flash-linear-attention for CUDA;
+            `auto`, the fastest that runs here.
         architecture: For a new lightning model: the fields of its config.json; empty where `path`
             exists.
         tokenizer: For a new model: folder of the tokenizer, or the name of one that ships with the
@@ -31,6 +36,7 @@ class PolicyConfig:
     dtype: str = "float32"
     logprob_chunk: int = 1024
     recompute_layers: bool = False
+    kernels: str = "auto"
     architecture: dict[str, Any] = field(default_factory=dict)
     tokenizer: str = "bpe1024"
 
@@ -48,6 +54,12 @@ class PolicyConfig:
             "choose float32 or bfloat16",
         )
         require(self.logprob_chunk >= 1, "policy.logprob_chunk", self.logprob_chunk, "must be >= 1")
+        require(
+            self.kernels in KERNELS,
+            "policy.kernels",
+            self.kernels,
+            f"choose one of {', '.join(KERNELS)}",
+        )
         require(
             self.backend == "lightning" or not self.recompute_layers,
             "policy.recompute_layers",

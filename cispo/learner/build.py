@@ -24,7 +24,11 @@ def _load_or_make(config: PolicyConfig, *, seed: int) -> Policy:
     dtype: torch.dtype = getattr(torch, config.dtype)
     if config.path is not None:
         return load_policy(
-            config.path, backend=config.backend, dtype=dtype, logprob_chunk=config.logprob_chunk
+            config.path,
+            backend=config.backend,
+            dtype=dtype,
+            logprob_chunk=config.logprob_chunk,
+            kernels=config.kernels,
         )
     return new_lightning_policy(
         config.architecture,
@@ -32,4 +36,5 @@ def _load_or_make(config: PolicyConfig, *, seed: int) -> Policy:
         seed=seed,
         dtype=dtype,
         logprob_chunk=config.logprob_chunk,
+        kernels=config.kernels,
     )

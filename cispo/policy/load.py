@@ -23,7 +23,9 @@ from cispo.policy.whole_folder import whole_folder
 _BUNDLED = Path(__file__).parent / "tokenizers"
 
 
-def load_policy(path: str, *, backend: str, dtype: torch.dtype, logprob_chunk: int) -> Policy:
+def load_policy(
+    path: str, *, backend: str, dtype: torch.dtype, logprob_chunk: int, kernels: str = "auto"
+) -> Policy:
     """Load the model of a folder, or of a hub id with the `transformers` backend.
 
     Args:
@@ -31,6 +33,7 @@ def load_policy(path: str, *, backend: str, dtype: torch.dtype, logprob_chunk: i
         backend: `lightning` or `transformers`.
         dtype: Of the weights; routers and the head's products are float32 in any case.
         logprob_chunk: Positions whose logits exist at once.
+        kernels: Of the lightning backend; see `PolicyConfig`.
 
     Raises:
         ConfigError: There is no such model, or its files do not fit together.
@@ -45,7 +48,7 @@ def load_policy(path: str, *, backend: str, dtype: torch.dtype, logprob_chunk: i
             f"policy.path={path}: no such folder with a config.json; name a model's folder, "
             "or make one with python -m launch.sft"
         )
-    return load_lightning(folder, dtype=dtype, logprob_chunk=logprob_chunk)
+    return load_lightning(folder, dtype=dtype, logprob_chunk=logprob_chunk, kernels=kernels)
 
 
 def new_lightning_policy(
@@ -55,6 +58,7 @@ def new_lightning_policy(
     seed: int,
     dtype: torch.dtype = torch.float32,
     logprob_chunk: int = 1024,
+    kernels: str = "auto",
 ) -> LightningModel:
     """Make a model with random weights, the same for the same seed.
 
@@ -64,6 +68,7 @@ def new_lightning_policy(
         seed: Decides the weights.
         dtype: Of the weights.
         logprob_chunk: Positions whose logits exist at once.
+        kernels: See `PolicyConfig`.
 
     Raises:
         ConfigError: A field is unknown or missing, or the vocabulary is too small.
@@ -75,7 +80,7 @@ def new_lightning_policy(
             f"policy.architecture.vocab_size={config.vocab_size}: tokenizer {tokenizer} has "
             f"{num_tokens} tokens; leave vocab_size out to take that number"
         )
-    model = empty_model(config, dtype=dtype, logprob_chunk=logprob_chunk)
+    model = empty_model(config, dtype=dtype, logprob_chunk=logprob_chunk, kernels=kernels)
     model.initialise(seed)
     return model
 

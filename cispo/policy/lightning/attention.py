@@ -16,6 +16,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from cispo.config.policy import KERNELS
 from cispo.errors import ConfigError
 from cispo.policy.lightning.chunked import chunked_attention
 from cispo.policy.lightning.fla import fla_attention
@@ -24,7 +25,6 @@ from cispo.policy.lightning.native.attention import native_attention
 from cispo.policy.lightning.native.build import native_library, require_native
 
 _log = logging.getLogger(__name__)
-KERNELS = ("auto", "torch", "native", "fla")
 
 
 def lightning_attention(

@@ -14,6 +14,7 @@ from cispo.policy.lightning.formats.parts import in_memory
 from cispo.policy.lightning.formats.stored import CONFIG, open_model, read_fields
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.moe import Router
+from cispo.policy.lightning.native.build import require_native
 
 
 def save_lightning(
@@ -40,7 +41,9 @@ def is_lightning(folder: Path) -> bool:
     return (folder / CONFIG).is_file() and read_fields(folder).get("model_type") in MODEL_TYPES
 
 
-def load_lightning(folder: Path, *, dtype: torch.dtype, logprob_chunk: int) -> LightningModel:
+def load_lightning(
+    folder: Path, *, dtype: torch.dtype, logprob_chunk: int, kernels: str = "auto"
+) -> LightningModel:
     """Build the model of a folder in any layout; routers stay float32 in any dtype.
 
     Holds the model and one block of one tensor in memory.
@@ -50,7 +53,7 @@ def load_lightning(folder: Path, *, dtype: torch.dtype, logprob_chunk: int) -> L
             or config.json leaves open what the model computes.
     """
     stored = open_model(folder)
-    model = empty_model(stored.config, dtype=dtype, logprob_chunk=logprob_chunk)
+    model = empty_model(stored.config, dtype=dtype, logprob_chunk=logprob_chunk, kernels=kernels)
     with torch.no_grad():
         for name, tensor in released_tensors(model):
             target, filled = tensor.view(-1), 0
@@ -61,10 +64,16 @@ def load_lightning(folder: Path, *, dtype: torch.dtype, logprob_chunk: int) -> L
 
 
 def empty_model(
-    config: LightningConfig, *, dtype: torch.dtype, logprob_chunk: int
+    config: LightningConfig, *, dtype: torch.dtype, logprob_chunk: int, kernels: str = "auto"
 ) -> LightningModel:
-    """Build a model whose weights are yet to be set, with float32 routers."""
-    model = LightningModel(config, logprob_chunk=logprob_chunk).to(dtype)
+    """Build a model whose weights are yet to be set, with float32 routers.
+
+    Raises:
+        ConfigError: Native kernels are wanted and cannot be built here.
+    """
+    if kernels == "native":
+        require_native()
+    model = LightningModel(config, logprob_chunk=logprob_chunk, kernels=kernels).to(dtype)
     for module in model.modules():
         if isinstance(module, Router):
             module.float()
