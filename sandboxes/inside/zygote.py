@@ -54,6 +54,7 @@ def serve(control: int, setup: str) -> None:
     workspace = settings["workspace"]
     upper = _mount_workspace(workspace) if workspace is not None else None
     rooms = Rooms(has_own_tmp=workspace is None)
+    answers = None if upper is None else _start_answering(upper, workspace["target"])
     _preload(settings["preload"], settings["package_folder"])
     gc.collect()
     gc.freeze()
@@ -63,8 +64,11 @@ def serve(control: int, setup: str) -> None:
             message, descriptors, _, _ = socket.recv_fds(host, 64, _MOST_DESCRIPTORS)
             if message == b"run":
                 host.send(_run(host, rooms, descriptors, seccomp))
-            elif message == b"ask" and upper is not None:
-                host.send(_answer(upper, workspace["target"], descriptors))
+            elif message == b"ask" and answers is not None:
+                socket.send_fds(answers, [b"ask"], descriptors)
+                for descriptor in descriptors:
+                    os.close(descriptor)
+                host.send(answers.recv(64) or b"failed")
             else:
                 return
 
@@ -123,6 +127,27 @@ def _fork_into(room: int, given: int, standard: list[int], seccomp: bytes, *, be
         finally:
             os._exit(_BROKEN)
     return child
+
+
+def _start_answering(upper: int, target: str) -> socket.socket:
+    """Fork a process that answers, for once it has entered a room the server forks into that.
+
+    Returns:
+        Where it gets requests and says how they went.
+    """
+    asked, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    if os.fork() == 0:
+        asking.close()
+        try:
+            while True:
+                message, descriptors, _, _ = socket.recv_fds(asked, 64, _MOST_DESCRIPTORS)
+                if not message:
+                    os._exit(0)
+                asked.send(_answer(upper, target, descriptors))
+        finally:
+            os._exit(_BROKEN)
+    asked.close()
+    return asking
 
 
 def _answer(upper: int, target: str, descriptors: list[int]) -> bytes:
