@@ -8,19 +8,17 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cispo.errors import DivergedError
 from cispo.types import PolicyVersion
 from rollout.backends.base import Finished, Increment, Request, StopRules
 from rollout.owners import Owner, SavedRow
+from rollout.records import Records
 from rollout.sampling import Drawn, NonFiniteLogitsError, likeliest, sample, uniforms
 from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
 from rollout.thinking import ThinkingBudgets
 from rollout.token_text import THINKING_END, TextWatch
 from rollout.truncation import SamplingRows
-
-_FIRST_COLUMNS = 256
 
 
 class Moves(NamedTuple):
@@ -28,6 +26,19 @@ class Moves(NamedTuple):
 
     target: Tensor
     source: Tensor
+
+
+class _Active(NamedTuple):
+    """The part of each column that belongs to running rows; fields as in `Sequences`."""
+
+    rows: Tensor
+    seeds: Tensor
+    counts: Tensor
+    budgets: Tensor
+    streaks: Tensor
+    last_tokens: Tensor
+    settings: SamplingRows
+    rows_of_likeliest: list[int]
 
 
 class Sequences:
@@ -70,12 +81,9 @@ class Sequences:
             column(torch.float32), column(torch.float64), column(torch.int64), column(torch.float32)
         )
         self._rows = torch.arange(capacity, device=device)
-        self._records = [
-            torch.zeros(capacity, _FIRST_COLUMNS, dtype=dtype, device=device)
-            for dtype in (torch.int32, torch.float32, torch.float32)
-        ]
+        self._records = Records(capacity, device=device)
         self._codes = column(torch.int64)
-        self._longest = 0
+        self._active: _Active | None = None
         self._watch: TextWatch | None = None
         closing: tuple[int, ...] = ()
         if stop.text is not None:
@@ -118,6 +126,7 @@ class Sequences:
         if self._watch is not None:
             for row in range(rows.start, rows.stop):
                 self._watch.watch(row, texts)
+        self._active = None
         return rows
 
     def draw(self, logits: Tensor, version: PolicyVersion) -> list[int]:
@@ -129,18 +138,15 @@ class Sequences:
         Raises:
             DivergedError: A row's logits are not finite.
         """
-        active = slice(self.num_active)
-        rows, counts = self._rows[active], self._counts[active]
-        sampled = self._sample(logits, version)
+        active = self._active or self._views()
+        counts, streaks = active.counts, active.streaks
+        sampled = self._sample(logits, active, version)
         drawn, is_forced = self._thinking.close(sampled, counts)
-        self._make_room()
-        for record, values in zip(self._records, drawn, strict=True):
-            record[rows, counts] = values.to(record.dtype)
-        self._record_likeliest(logits)
-        self.last_tokens[active] = drawn.token_ids
+        self._records.append(active.rows, counts, drawn)
+        if active.rows_of_likeliest:
+            self._record_likeliest(logits, active.rows_of_likeliest)
+        active.last_tokens.copy_(drawn.token_ids)
         counts += 1
-        self._longest += 1
-        streaks = self._streaks[active]
         certain = drawn.full_logprobs
         if is_forced is not None:
             certain = certain.masked_fill(is_forced, -torch.inf)
@@ -149,7 +155,7 @@ class Sequences:
             drawn.token_ids,
             counts,
             text_stops=self._read_texts(drawn.token_ids),
-            budgets=self._budgets[active],
+            budgets=active.budgets,
             streaks=streaks,
             is_stop=self._is_stop,
             repetition_tokens=self._repetition_tokens,
@@ -179,18 +185,19 @@ class Sequences:
                 self._watch.move(to, origin)
         del self.owners[remaining:]
         if target:
-            for column in (*self._columns, *self._records):
+            self._records.move(*moves)
+            for column in self._columns:
                 column[moves.target] = column[moves.source]
+        self._active = None
         self._thinking.note_rows(remaining)
         return moves
 
     def save(self, row: int) -> SavedRow:
         """Return all that is known of a running row, which stays."""
-        count = int(self._counts[row])
         return SavedRow(
             self.owners[row],
             [column[row].clone() for column in self._columns],
-            [record[row, :count].clone() for record in self._records],
+            self._records.save(row, int(self._counts[row])),
         )
 
     def restore(self, saved: SavedRow) -> int:
@@ -199,11 +206,8 @@ class Sequences:
         self.owners.append(saved.owner)
         for column, value in zip(self._columns, saved.columns, strict=True):
             column[row] = value
-        count = len(saved.records[0])
-        self._longest = max(self._longest, count)
-        self._make_room()
-        for record, values in zip(self._records, saved.records, strict=True):
-            record[row, :count] = values
+        self._records.restore(row, saved.records)
+        self._active = None
         if self._watch is not None:
             self._watch.watch(row, saved.owner.texts)
         self._thinking.note_rows(self.num_active)
@@ -227,8 +231,7 @@ class Sequences:
 
     def token_ids(self, row: int) -> list[int]:
         """What a row has sampled so far."""
-        ids: list[int] = self._records[0][row, : int(self._counts[row])].tolist()
-        return ids
+        return self._records.tokens(row, slice(int(self._counts[row])))
 
     def is_sampled(self, row: int) -> list[bool]:
         """Which of a row's tokens the policy sampled."""
@@ -242,11 +245,8 @@ class Sequences:
         owner, count = self.owners[row], int(self._counts[row])
         new = slice(owner.num_replayed, count)
         owner.num_replayed = count
-        _, logprobs, full = (record[row, new] for record in self._records)
-        is_sampled = torch.tensor(self.is_sampled(row)[new], device=full.device)
-        kept = full - logprobs  # log of the mass
-        logprobs.copy_(torch.where(is_sampled, full_logprobs[new] - kept, 0.0))
-        full.copy_(torch.where(is_sampled, full_logprobs[new], 0.0))
+        is_sampled = torch.tensor(self.is_sampled(row)[new], device=full_logprobs.device)
+        self._records.replace(row, new, full_logprobs[new], is_sampled)
 
     @property
     def _columns(self) -> tuple[Tensor, ...]:
@@ -261,25 +261,34 @@ class Sequences:
             self._thinking.answers,
         )
 
-    def _sample(self, logits: Tensor, version: PolicyVersion) -> Drawn:
-        active = slice(self.num_active)
-        counts = self._counts[active]
-        noise = uniforms(self._seeds[active], counts.cpu()).to(logits.device)
+    def _views(self) -> _Active:
+        """Look at the running rows' part of every column, until rows come or go."""
+        rows = slice(self.num_active)
+        self._active = _Active(
+            rows=self._rows[rows],
+            seeds=self._seeds[rows],
+            counts=self._counts[rows],
+            budgets=self._budgets[rows],
+            streaks=self._streaks[rows],
+            last_tokens=self.last_tokens[rows],
+            settings=SamplingRows(*(setting[rows] for setting in self._settings)),
+            rows_of_likeliest=[r for r, o in enumerate(self.owners) if o.request.top_logprobs],
+        )
+        return self._active
+
+    def _sample(self, logits: Tensor, active: _Active, version: PolicyVersion) -> Drawn:
+        noise = uniforms(active.seeds, active.counts.cpu()).to(logits.device)
         try:
-            settings = SamplingRows(*(s[active] for s in self._settings))
-            return sample(logits, noise, settings, kernels=self._kernels)
+            return sample(logits, noise, active.settings, kernels=self._kernels)
         except NonFiniteLogitsError as error:
             owner = self.owners[error.row]
             raise DivergedError(
                 f"task {owner.request.task_id}, rollout {owner.member}: the logits after token "
-                f"{int(counts[error.row])} are not finite under weights {version}"
+                f"{int(active.counts[error.row])} are not finite under weights {version}"
             ) from error
 
-    def _record_likeliest(self, logits: Tensor) -> None:
-        """Keep the likeliest tokens of the rows whose requests want to know them."""
-        rows = [row for row, owner in enumerate(self.owners) if owner.request.top_logprobs]
-        if not rows:
-            return
+    def _record_likeliest(self, logits: Tensor, rows: list[int]) -> None:
+        """Keep the likeliest tokens of rows whose requests want to know them."""
         wanted = [self.owners[row].request.top_logprobs for row in rows]
         index = torch.tensor(rows, device=logits.device)
         values, ids = likeliest(logits[index], self._settings.temperature[index], max(wanted))
@@ -296,7 +305,7 @@ class Sequences:
         for row in self._watch.candidates(token_ids):
             owner, count = self.owners[row], int(self._counts[row])
             tail = slice(max(0, count - self._watch.tail(row)), count)
-            found = self._watch.found(row, self._records[0][row, tail].tolist())
+            found = self._watch.found(row, self._records.tokens(row, tail))
             if any(text in owner.request.sampling.stop for text in found):
                 stopped.append(row)
             elif found:  # the thoughts have ended
@@ -311,7 +320,7 @@ class Sequences:
         if new.start >= new.stop:
             return
         owner.num_streamed = new.stop
-        token_ids, logprobs, full_logprobs = (r[row, new].tolist() for r in self._records)
+        token_ids, logprobs, full_logprobs = self._records.read(row, new)
         self._increments.append(
             Increment(
                 request_id=owner.request.request_id,
@@ -329,7 +338,7 @@ class Sequences:
         count = int(self._counts[row])
         reason = REASON_OF_CODE[int(self._codes[row])]
         assert reason is not None, f"row {row} is still running"
-        token_ids, logprobs, full_logprobs = (r[row, :count].tolist() for r in self._records)
+        token_ids, logprobs, full_logprobs = self._records.read(row, slice(count))
         return Finished(
             request_id=owner.request.request_id,
             member=owner.member,
@@ -342,13 +351,3 @@ class Sequences:
             oldest_version=owner.oldest_version,
             newest_version=version,
         )
-
-    def _make_room(self) -> None:
-        """Widen the records before any row can reach their last column."""
-        columns = self._records[0].shape[1]
-        if self._longest < columns:
-            return
-        self._longest = int(self._counts[: self.num_active].max())
-        if self._longest >= columns:
-            more = max(columns, self._longest + 1 - columns)
-            self._records = [F.pad(record, (0, more)) for record in self._records]

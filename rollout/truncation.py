@@ -90,9 +90,9 @@ def _ranked(mass: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if count < vocabulary:
         keys = np.partition(keys, vocabulary - count, axis=-1)[:, vocabulary - count :]
     keys = np.ascontiguousarray(np.sort(keys, axis=-1)[:, ::-1])
-    values = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
-    ids = (_LAST_ID - (keys & _LAST_ID)).astype(np.int64)
-    return torch.from_numpy(values), torch.from_numpy(ids)
+    largest = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    tokens = (_LAST_ID - (keys & _LAST_ID)).astype(np.int64)
+    return torch.from_numpy(largest), torch.from_numpy(tokens)
 
 
 def _draw_ranked(

@@ -89,6 +89,8 @@ class DecodeState:
         if self.allocator.num_layers == 0:
             return
         seen = self.lengths[:count]
+        if isinstance(tokens, int) and tokens == 1 and bool((seen & (PAGE - 1)).all()):
+            return  # no row begins a page
         first, last = page_count(seen), page_count(seen + tokens)
         rows = (first < last).nonzero()[:, 0]
         if len(rows) == 0:
