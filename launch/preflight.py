@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cispo.config import PolicyConfig, RunConfig
+from cispo.config import PolicyConfig, RunConfig, SandboxConfig
 from cispo.data.build import held_out_tasks, training_tasks
 from cispo.data.mixture import TaskMixture
 from cispo.errors import ConfigError
@@ -14,7 +14,7 @@ from cispo.types import Task
 from launch.context import check_context
 from launch.resume import Resume, read_resume
 from rewards.build import known_verifiers
-from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.build import build_sandbox
 
 PROBED_TASKS = 64
 
@@ -65,11 +65,19 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
     used = {task.verifier for task in probed}
     check_verifiers(used, cfg.reward.verifiers, "tasks")
     if "code" in used:
-        asyncio.run(BubblewrapSandbox().probe())
+        asyncio.run(_probe(cfg.sandbox))
     if cfg.rollout.backend != "scripted":
         check_context(cfg.policy, cfg.rollout.sampling, sampled, key="rollout.sampling")
         check_context(cfg.policy, cfg.evaluation.sampling, held_out, key="evaluation.sampling")
     return CheckedTasks(training=training, held_out=held_out)
+
+
+async def _probe(settings: SandboxConfig) -> None:
+    sandbox = build_sandbox(settings)
+    try:
+        await sandbox.probe()
+    finally:
+        await sandbox.close()
 
 
 def check_verifiers(names: Iterable[str], known: Collection[str], where: str) -> None:

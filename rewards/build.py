@@ -12,8 +12,8 @@ from rewards.grader_process import GraderProcess
 from rewards.judge import GenerativeJudge
 from rewards.shaping import KNOWN_PARTS
 from rewards.swe.grader import SweGrader
-from sandboxes.base import Limits
 from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.build import build_sandbox, sandbox_limits
 
 _IN_PROCESS = ("math", "logic")
 _VERIFIERS = frozenset({*_IN_PROCESS, "code", "judge", "swe"})
@@ -87,15 +87,17 @@ def build_verifier(
         judges |= {name: makers[name](process) for name in names}
         starts.append(process.start)
         closes.append(process.close)
-    if "code" in reward.verifiers or "swe" in reward.verifiers:
+    num_programs = sandbox.max_concurrent * max(1, len(sandbox.hosts))
+    if "code" in reward.verifiers:
+        programs = build_sandbox(sandbox)
+        starts.append(programs.probe)
+        closes.append(programs.close)
+        grader = CodeGrader(programs, sandbox_limits(sandbox), max_concurrent=num_programs)
+        judges["code"] = code_judge(grader)
+    if "swe" in reward.verifiers:
         jails = BubblewrapSandbox()
         starts.append(jails.probe)
-        num_jails = sandbox.max_concurrent
-        if "code" in reward.verifiers:
-            limits = sandbox_limits(sandbox)
-            judges["code"] = code_judge(CodeGrader(jails, limits, max_concurrent=num_jails))
-        if "swe" in reward.verifiers:
-            judges["swe"] = SweGrader(jails, sandbox.swe, max_concurrent=num_jails).grade
+        judges["swe"] = SweGrader(jails, sandbox.swe, max_concurrent=num_programs).grade
     if "judge" in reward.verifiers:
         judge = _judge(reward.judge)
         judges["judge"] = judge.judge
@@ -148,14 +150,3 @@ def check_reward(reward: RewardConfig, *, max_new_tokens: int) -> None:
             f"reward.overlong_cache_tokens={reward.overlong_cache_tokens}: "
             f"must lie in 0..{max_new_tokens}, the budget of a rollout"
         )
-
-
-def sandbox_limits(sandbox: SandboxConfig) -> Limits:
-    """Return the limits of one program."""
-    return Limits(
-        cpu_seconds=sandbox.cpu_seconds,
-        wall_seconds=sandbox.wall_seconds,
-        memory_bytes=sandbox.memory_bytes,
-        max_processes=sandbox.max_processes,
-        output_bytes=sandbox.output_bytes,
-    )

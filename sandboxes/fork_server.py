@@ -319,8 +319,8 @@ def lost(reason: str) -> ExecResult:
 def _ending(
     said: bytes | None, watch: Watch, broken_limit: Outcome | None
 ) -> tuple[Outcome, int | None]:
-    if said is None or not said.startswith(b"ended "):
-        return Outcome.LOST, None
+    if said is None or not said.startswith(b"ended "):  # a full /tmp may cost the server its life
+        return Outcome.OUT_OF_MEMORY if watch.has_run_out_of_memory else Outcome.LOST, None
     exit_code = int(said.removeprefix(b"ended "))
     return watch.outcome(broken_limit, is_cpu_kill=exit_code == KILLED_FOR_CPU_TIME), exit_code
 

@@ -77,6 +77,11 @@ class Watch:
         return self._seen_cpu_seconds
 
     @property
+    def has_run_out_of_memory(self) -> bool:
+        """Whether the kernel killed a process for want of memory, the program's or ours."""
+        return self._leaf is not None and self._leaf.num_memory_kills() > self._kills_before
+
+    @property
     def has_overflowed(self) -> bool:
         """Whether it wrote too much."""
         return any(stream.has_overflowed for stream in self._streams)
@@ -95,7 +100,7 @@ class Watch:
         """
         if broken_limit is Outcome.LOST:
             return Outcome.LOST
-        if self._leaf is not None and self._leaf.num_memory_kills() > self._kills_before:
+        if self.has_run_out_of_memory:
             return Outcome.OUT_OF_MEMORY
         if broken_limit is not None:
             return broken_limit

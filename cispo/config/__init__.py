@@ -5,13 +5,14 @@ The classes are not frozen because the configuration library would make such nod
 fail to compose them.
 """
 
-from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig, SandboxConfig
+from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
 from cispo.config.export import ExportConfig
 from cispo.config.judge import JudgeConfig
 from cispo.config.learner import LearnerConfig, OptimizerConfig
 from cispo.config.objective import AdvantageKind, ObjectiveConfig, ObjectiveKind, TokenWeighting
 from cispo.config.policy import PolicyConfig, SamplingConfig
 from cispo.config.run import RunConfig, SftConfig, TrackingConfig
+from cispo.config.sandbox import SandboxConfig
 from cispo.config.tasks import EvaluationConfig, SourceConfig, TasksConfig
 
 __all__ = [

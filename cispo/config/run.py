@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass, field
 
-from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig, SandboxConfig
+from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
 from cispo.config.learner import LearnerConfig, OptimizerConfig
 from cispo.config.objective import ObjectiveConfig
 from cispo.config.policy import PolicyConfig
 from cispo.config.require import require
+from cispo.config.sandbox import SandboxConfig
 from cispo.config.tasks import EvaluationConfig, TasksConfig
 
 

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-from cispo.config.actors import RewardConfig, SandboxConfig
+from cispo.config.actors import RewardConfig
 from cispo.config.require import require
+from cispo.config.sandbox import SandboxConfig
 
 
 @dataclass(slots=True, kw_only=True)

@@ -1,5 +1,7 @@
 """Makes the namespaces that a program runs in, from a process that is small and so forks quickly.
 
+That process enters no room itself, so it also reads workspaces between programs.
+
 A room is a process 1 in new process, mount, IPC and host name namespaces with a fresh `/proc`,
 `/tmp` and `/dev/shm`. It buries orphans until it is killed, and the kernel kills all others with
 it. The program enters the room from outside (see `sandboxes.inside.zygote`), so that process 1
@@ -12,6 +14,7 @@ import contextlib
 import os
 import signal
 import socket
+from collections.abc import Callable
 from typing import NoReturn
 
 from sandboxes.inside import kernel
@@ -33,16 +36,17 @@ class RoomError(Exception):
 class Rooms:
     """One room at a time, made by a process of its own."""
 
-    def __init__(self, *, has_own_tmp: bool) -> None:
+    def __init__(self, *, has_own_tmp: bool, answer: Callable[[bytes, int], None]) -> None:
         """Start that process; call it while this one is small.
 
         Args:
             has_own_tmp: Whether each room gets a `/tmp`; else it has this process's.
+            answer: Writes the answer to a request to a descriptor.
         """
         self._keeper, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         if os.fork() == 0:
             self._keeper.close()
-            _keep(theirs, has_own_tmp=has_own_tmp)
+            _keep(theirs, answer, has_own_tmp=has_own_tmp)
         theirs.close()
 
     def open(self, start: int) -> int:
@@ -60,6 +64,17 @@ class Rooms:
             raise RoomError(message.decode(errors="replace"))
         return handles[0]
 
+    def ask(self, descriptors: list[int]) -> bytes:
+        """Have a request answered; return `answered` or `failed`.
+
+        Args:
+            descriptors: File with the request, and where the answer goes; they are closed.
+        """
+        socket.send_fds(self._keeper, [b"ask"], descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return self._keeper.recv(_MESSAGE_BYTES)
+
     def close(self, handle: int) -> None:
         """Kill everything in the room, and wait until it is gone."""
         with contextlib.suppress(ProcessLookupError):  # the host was first
@@ -68,18 +83,38 @@ class Rooms:
         self._keeper.recv(_MESSAGE_BYTES)
 
 
-def _keep(asked: socket.socket, *, has_own_tmp: bool) -> NoReturn:
+def _keep(
+    asked: socket.socket, answer: Callable[[bytes, int], None], *, has_own_tmp: bool
+) -> NoReturn:
     try:
         while True:
-            message, descriptors, _, _ = socket.recv_fds(asked, _MESSAGE_BYTES, 1)
+            message, descriptors, _, _ = socket.recv_fds(asked, _MESSAGE_BYTES, 2)
             if not message:
                 break
             with open(descriptors[0], "rb") as file:
                 file.seek(0)
-                start = Start(file.read())
-            _make(asked, start, has_own_tmp=has_own_tmp)
+                given = file.read()
+            if message == b"open":
+                _make(asked, Start(given), has_own_tmp=has_own_tmp)
+            else:
+                asked.send(_answer(answer, given, descriptors[1]))
     finally:
         os._exit(1)
+
+
+def _answer(answer: Callable[[bytes, int], None], request: bytes, output: int) -> bytes:
+    """Answer in a fork, whose memory nobody needs afterwards."""
+    child = os.fork()
+    if child == 0:
+        try:
+            answer(request, output)
+            os._exit(0)
+        except (OSError, ValueError) as error:
+            os.write(2, f"{error}\n".encode())
+        finally:
+            os._exit(1)
+    os.close(output)
+    return b"answered" if os.waitpid(child, 0)[1] == 0 else b"failed"
 
 
 def _make(asked: socket.socket, start: Start, *, has_own_tmp: bool) -> None:

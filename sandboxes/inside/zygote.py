@@ -23,6 +23,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from sandboxes.inside import kernel
@@ -53,8 +54,7 @@ def serve(control: int, setup: str) -> None:
     kernel.unshare(kernel.CLONE_NEWNS)  # mounts of the jail's own namespace cannot be covered
     workspace = settings["workspace"]
     upper = _mount_workspace(workspace) if workspace is not None else None
-    rooms = Rooms(has_own_tmp=workspace is None)
-    answers = None if upper is None else _start_answering(upper, workspace["target"])
+    rooms = Rooms(has_own_tmp=upper is None, answer=_answerer(upper, workspace))
     _preload(settings["preload"], settings["package_folder"])
     gc.collect()
     gc.freeze()
@@ -64,11 +64,8 @@ def serve(control: int, setup: str) -> None:
             message, descriptors, _, _ = socket.recv_fds(host, 64, _MOST_DESCRIPTORS)
             if message == b"run":
                 host.send(_run(host, rooms, descriptors, seccomp))
-            elif message == b"ask" and answers is not None:
-                socket.send_fds(answers, [b"ask"], descriptors)
-                for descriptor in descriptors:
-                    os.close(descriptor)
-                host.send(answers.recv(64) or b"failed")
+            elif message == b"ask":
+                host.send(rooms.ask(descriptors))
             else:
                 return
 
@@ -129,43 +126,15 @@ def _fork_into(room: int, given: int, standard: list[int], seccomp: bytes, *, be
     return child
 
 
-def _start_answering(upper: int, target: str) -> socket.socket:
-    """Fork a process that answers, for once it has entered a room the server forks into that.
+def _answerer(upper: int | None, workspace: dict[str, Any]) -> Callable[[bytes, int], None]:
+    """Return what answers a request; see `sandboxes.inside.changes`."""
 
-    Returns:
-        Where it gets requests and says how they went.
-    """
-    asked, asking = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    if os.fork() == 0:
-        asking.close()
-        try:
-            while True:
-                message, descriptors, _, _ = socket.recv_fds(asked, 64, _MOST_DESCRIPTORS)
-                if not message:
-                    os._exit(0)
-                asked.send(_answer(upper, target, descriptors))
-        finally:
-            os._exit(_BROKEN)
-    asked.close()
-    return asking
+    def answer_with(request: bytes, output: int) -> None:
+        if upper is None:
+            raise OSError("there is no workspace")
+        answer(upper, workspace["target"], request, output)
 
-
-def _answer(upper: int, target: str, descriptors: list[int]) -> bytes:
-    """Answer in a fork, whose memory nobody needs afterwards."""
-    child = os.fork()
-    if child == 0:
-        try:
-            given, output = descriptors
-            with open(given, "rb") as file:
-                answer(upper, target, file.read(), output)
-            os._exit(0)
-        except (OSError, ValueError) as error:
-            os.write(2, f"{error}\n".encode())
-        finally:
-            os._exit(_BROKEN)
-    for descriptor in descriptors:
-        os.close(descriptor)
-    return b"answered" if os.waitpid(child, 0)[1] == 0 else b"failed"
+    return answer_with
 
 
 def _mount_workspace(workspace: dict[str, Any]) -> int:
