@@ -76,6 +76,7 @@ def _read(service: Service, fields: Fields) -> _Chat:
     conversation = read_conversation(fields)
     logprobs = _logprobs(fields)
     fields.only("modalities", ["text"], reason="the policy writes text only")
+    fields.only("parallel_tool_calls", True, reason="the policy makes as many calls as it likes")
     fields.refuse_unread(HARMLESS)
     prompt = service.prompt(
         _render(service, conversation),

@@ -7,6 +7,8 @@ from rollout.driver import Load
 from rollout.server.traffic import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
+_STATES = frozenset({"prefix_bytes", "pages_used"})
+"""Statistics of an engine that go up and down."""
 
 
 def metrics_text(load: Load, traffic: Traffic) -> str:
@@ -18,7 +20,9 @@ def _engine(load: Load) -> Iterator[str]:
     yield from _sample("cispo_engine_active_sequences", "gauge", load.num_active)
     for field in fields(load.statistics):
         value = getattr(load.statistics, field.name)
-        if isinstance(value, int | float):
+        if field.name in _STATES:
+            yield from _sample(f"cispo_engine_{field.name}", "gauge", value)
+        else:
             yield from _sample(f"cispo_engine_{field.name}_total", "counter", value)
 
 

@@ -15,7 +15,6 @@ _MAX_TOKENS = 2**31 - 1
 HARMLESS: Final = frozenset(
     {
         "metadata",
-        "parallel_tool_calls",
         "prompt_cache_key",
         "prompt_cache_retention",
         "reasoning_effort",
@@ -26,7 +25,7 @@ HARMLESS: Final = frozenset(
         "verbosity",
     }
 )
-"""Fields that change no token here; accepted, because clients send them unasked."""
+"""Labels and hints that change no token here; accepted, because clients send them unasked."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

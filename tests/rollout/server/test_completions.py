@@ -179,3 +179,33 @@ def test_an_echo_alone_samples_nothing(client: OpenAI) -> None:
     assert alone.usage.completion_tokens == 0
     for choice, longer in zip(alone.choices, more.choices, strict=True):
         assert choice.logprobs.token_logprobs == longer.logprobs.token_logprobs[:-1]
+
+
+def test_evaluation_by_likelihood_finds_what_the_policy_would_have_said(client: OpenAI) -> None:
+    """Reads log-probabilities as lm-evaluation-harness does, from a request like its own."""
+    context = TOKENIZER.encode(PROMPT)
+    greedy = client.completions.create(
+        model=MODEL, prompt=PROMPT, max_tokens=4, temperature=0, extra_body=IDS
+    )
+    said = greedy.choices[0].token_ids
+    other = [*said[:-1], said[-1] - 1]
+    answer = client.completions.create(
+        model=MODEL,
+        prompt=[[*context, *said], [*context, *other]],
+        temperature=0,
+        max_tokens=1,
+        logprobs=1,
+        seed=1234,
+        echo=True,
+    )
+    likelihoods, is_greedy = [], []
+    for choice in answer.choices:
+        scored = slice(len(context), -1)
+        logprobs, tops = (
+            choice.logprobs.token_logprobs[scored],
+            choice.logprobs.top_logprobs[scored],
+        )
+        likelihoods.append(sum(logprobs))
+        is_greedy.append(all(p == max(t.values()) for p, t in zip(logprobs, tops, strict=True)))
+    assert is_greedy == [True, False]
+    assert likelihoods[0] > likelihoods[1]

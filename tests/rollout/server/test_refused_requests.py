@@ -79,6 +79,7 @@ CHATS: list[tuple[Mapping[str, Any], str, str]] = [
     ({"tool_choice": "auto"}, "tool_choice", "needs tools"),
     ({"response_format": {"type": "json_schema"}}, "response_format", "not constrained"),
     ({"top_logprobs": 3}, "top_logprobs", "needs logprobs=true"),
+    ({"parallel_tool_calls": False}, "parallel_tool_calls", "not supported"),
     ({"modalities": ["audio"]}, "modalities", "text only"),
     ({"echo": True}, "echo", "not a field"),
 ]
