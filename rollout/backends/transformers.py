@@ -1,8 +1,8 @@
-"""Samples from any causal language model through transformers, one batch a request."""
+"""Samples from any causal language model through transformers, with continuous batching."""
 
 from __future__ import annotations
 
-import functools
+import copy
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -24,60 +24,78 @@ from rollout.backends.base import (
     StopRules,
     Suspended,
     refuse_beyond,
-    refuse_features,
+    refuse_text_rules,
 )
+from rollout.backends.padded import PaddedDecoder, can_pad
+from rollout.backends.turns import TurnDecoder
 from rollout.sequences import Sequences
 
 
 @dataclass(slots=True, eq=False)
-class _Batch:
-    """Members of one request that run together: they are equally long, so nothing is padded.
+class _Waiting:
+    """A request with members that have no row yet.
 
     Attributes:
-        sequences: One row a running member.
-        cache: Keys and values of the rows.
-        length: Tokens that the cache holds.
+        request: The request.
+        next_member: Its first member without a row.
+        cache: What the model keeps of the prompt, once that is read.
+        hidden: [1, d] after the prompt.
     """
 
-    sequences: Sequences
-    cache: Any
-    length: int
+    request: Request
+    next_member: int = 0
+    cache: Any = None
+    hidden: Tensor | None = None
+
+    @property
+    def remaining(self) -> int:
+        return len(self.request.seeds) - self.next_member
 
 
 class TransformersBackend:
-    """Decodes with the model's own cache; the prompt is computed once and its cache repeated.
+    """Decodes with the model's own cache; a prompt is computed once for its group.
 
-    Requests that run at the same time take turns within a step. Batching them together would need
-    padding on the left, which transformers computes wrongly for hybrids and with other roundings
-    for all others. The head is applied in float32, as the learner does.
+    Rows of different lengths share a batch where the model can be padded, which softmax models can
+    and hybrids cannot; otherwise groups take turns. The head is applied in float32, as the learner
+    does.
 
     Args:
         policy: A model of this engine's own; its weights are overwritten by `load_weights`.
         stop: When sequences end.
         max_sequences: Sequences that run at once.
+        pads: Whether rows are padded; None asks the model.
     """
 
-    def __init__(self, policy: TransformersPolicy, stop: StopRules, *, max_sequences: int) -> None:
+    def __init__(
+        self,
+        policy: TransformersPolicy,
+        stop: StopRules,
+        *,
+        max_sequences: int,
+        pads: bool | None = None,
+    ) -> None:
         self._policy = policy.requires_grad_(False).eval()
         self._network = policy.network
-        self._max_sequences = max_sequences
+        self._stop = stop
         self._widen_head()
-        self._new_sequences = functools.partial(
-            Sequences,
+        self._sequences = Sequences(
+            max_sequences,
             vocabulary_size=len(self._head),
             stop=stop,
             device=self._network.device,
         )
-        self._batches: list[_Batch] = []
-        self._waiting: deque[tuple[Request, range]] = deque()
-        self._increments: list[Increment] = []
+        pads = can_pad(self._network) if pads is None else pads
+        self._decoder: PaddedDecoder | TurnDecoder = (
+            PaddedDecoder(self._network, max_sequences) if pads else TurnDecoder(self._network)
+        )
+        self._waiting: deque[_Waiting] = deque()
         self._version = PolicyVersion(0)
         self._statistics = EngineStatistics()
 
     @property
     def num_active(self) -> int:
         """Sequences that are running or waiting."""
-        return self._num_running + sum(len(members) for _, members in self._waiting)
+        return self._sequences.num_active + sum(waiting.remaining for waiting in self._waiting)
 
     @property
     def statistics(self) -> EngineStatistics:
@@ -85,32 +103,22 @@ class TransformersBackend:
         return self._statistics
 
     def start(self, request: Request) -> None:
-        """Accept a request; one above `max_sequences` is served in parts.
+        """Accept a request.
 
         Raises:
-            ValueError: It exceeds the model's positions.
+            ValueError: It exceeds the model's positions, or needs texts without a tokenizer.
         """
         refuse_beyond(request, getattr(self._network.config, "max_position_embeddings", None))
-        refuse_features(request, "transformers", "stop", "max_thinking_tokens", "max_answer_tokens")
-        count = len(request.seeds)
-        for first in range(0, count, self._max_sequences):
-            members = range(first, min(first + self._max_sequences, count))
-            self._waiting.append((request, members))
+        refuse_text_rules(request, self._stop)
+        self._waiting.append(_Waiting(request))
 
     def abort(self, request_id: int) -> None:
         """Forget a request."""
-        self._waiting = deque(w for w in self._waiting if w[0].request_id != request_id)
-        self._batches = [b for b in self._batches if not b.sequences.rows_of(request_id)]
-        self._increments = [i for i in self._increments if i.request_id != request_id]
-
-    def increments(self) -> list[Increment]:
-        """Return what streaming requests got since the last call."""
-        live = [i for batch in self._batches for i in batch.sequences.increments()]
-        increments, self._increments = self._increments + live, []
-        return increments
+        self._waiting = deque(w for w in self._waiting if w.request.request_id != request_id)
+        self._retire(self._sequences.forget(request_id))
 
     def suspend(self, request_id: int) -> Suspended:
-        """Refuse: this engine cannot suspend.
+        """Refuse: caches of transformers are of too many kinds to be taken apart.
 
         Raises:
             ValueError: Always.
@@ -118,7 +126,7 @@ class TransformersBackend:
         raise ValueError(f"request {request_id}: rollout.backend=transformers cannot suspend")
 
     def resume(self, suspended: Suspended) -> None:
-        """Refuse: this engine cannot suspend.
+        """Refuse: nothing of this engine was ever suspended.
 
         Raises:
             ValueError: Always.
@@ -126,9 +134,13 @@ class TransformersBackend:
         task = suspended.request.task_id
         raise ValueError(f"task {task}: rollout.backend=transformers cannot resume")
 
+    def increments(self) -> list[Increment]:
+        """Return what streaming requests got since the last call."""
+        return self._sequences.increments()
+
     @torch.no_grad()
     def step(self) -> list[Finished]:
-        """Draw a token for every running row, and start waiting requests that fit.
+        """Read last tokens, start waiting sequences, and draw a token for every row.
 
         Raises:
             DivergedError: Logits are not finite; the message names the task.
@@ -136,14 +148,15 @@ class TransformersBackend:
         if self.num_active == 0:
             return []
         start = time.perf_counter()
-        finished = []
-        for batch in self._batches:
-            finished += self._draw(batch, self._decode(batch))
-        while self._waiting and self._fits(self._waiting[0][1]):
-            batch, logits = self._prefill(*self._waiting.popleft())
-            self._batches.append(batch)
-            finished += self._draw(batch, logits)
-        self._batches = [batch for batch in self._batches if batch.sequences.num_active]
+        hidden = []
+        if running := self._sequences.num_active:
+            hidden.append(self._decoder.decode(self._sequences.last_tokens[:running]))
+        hidden += self._admit()
+        logits = F.linear(torch.cat(hidden).float(), self._head, self._head_bias)
+        self._statistics.sampled_tokens += len(logits)
+        ended = self._sequences.draw(logits, self._version)
+        finished = self._sequences.finished(ended, self._version)
+        self._retire(ended)
         self._statistics.decode_steps += 1
         self._statistics.busy_seconds += time.perf_counter() - start
         return finished
@@ -156,6 +169,8 @@ class TransformersBackend:
         """
         checksum = apply_buckets(self._policy, buckets)
         self._widen_head()
+        for waiting in self._waiting:
+            waiting.cache = waiting.hidden = None
         self._version = version
         return checksum
 
@@ -166,50 +181,33 @@ class TransformersBackend:
         self._head: Tensor = head.weight.detach().float()
         self._head_bias: Tensor | None = None if bias is None else bias.detach().float()
 
-    def _logits(self, hidden: Tensor) -> Tensor:
-        """Logits [rows, V] after the last position of hidden states [rows, T, d]."""
-        return F.linear(hidden[:, -1].float(), self._head, self._head_bias)
+    def _admit(self) -> list[Tensor]:
+        """Give free rows to waiting sequences in order; returns their hidden states [rows, d]."""
+        hidden = []
+        while self._waiting and self._sequences.num_free:
+            waiting = self._waiting[0]
+            if waiting.cache is None:
+                self._read(waiting)
+            assert waiting.hidden is not None
+            count = min(waiting.remaining, self._sequences.num_free)
+            members = range(waiting.next_member, waiting.next_member + count)
+            rows = self._sequences.admit(waiting.request, members, self._version)
+            waiting.next_member = members.stop
+            is_last = waiting.remaining == 0
+            cache = waiting.cache if is_last else copy.deepcopy(waiting.cache)
+            self._decoder.add(range(rows.start, rows.stop), cache, len(waiting.request.prompt))
+            hidden.append(waiting.hidden.expand(count, -1))
+            if is_last:
+                self._waiting.popleft()
+        return hidden
 
-    @property
-    def _num_running(self) -> int:
-        return sum(batch.sequences.num_active for batch in self._batches)
-
-    def _fits(self, members: range) -> bool:
-        return self._num_running + len(members) <= self._max_sequences
-
-    def _prefill(self, request: Request, members: range) -> tuple[_Batch, Tensor]:
-        """Compute a prompt; returns its batch and logits of the next token, [members, V]."""
-        sequences = self._new_sequences(len(members))
-        sequences.admit(request, members, self._version)
-        prompt = torch.tensor([request.prompt], device=self._network.device)
+    def _read(self, waiting: _Waiting) -> None:
+        """Compute a prompt, by itself: padding it would change its bits."""
+        prompt = torch.tensor([waiting.request.prompt], device=self._network.device)
         output = self._network.base_model(input_ids=prompt, use_cache=True)
-        output.past_key_values.batch_repeat_interleave(len(members))
-        self._statistics.prefill_tokens += len(request.prompt)
-        batch = _Batch(sequences, output.past_key_values, len(request.prompt))
-        return batch, self._logits(output.last_hidden_state).expand(len(members), -1)
+        waiting.cache, waiting.hidden = output.past_key_values, output.last_hidden_state[:, -1]
+        self._statistics.prefill_tokens += len(waiting.request.prompt)
 
-    def _decode(self, batch: _Batch) -> Tensor:
-        """Read the last token of every row; returns logits of the next one, [rows, V]."""
-        tokens = batch.sequences.last_tokens[: batch.sequences.num_active, None]
-        output = self._network.base_model(
-            input_ids=tokens,
-            # Given, because transformers' hybrids cannot count what their caches hold.
-            position_ids=torch.full_like(tokens, batch.length),
-            past_key_values=batch.cache,
-            use_cache=True,
-        )
-        batch.length += 1
-        return self._logits(output.last_hidden_state)
-
-    def _draw(self, batch: _Batch, logits: Tensor) -> list[Finished]:
-        sequences = batch.sequences
-        self._statistics.sampled_tokens += sequences.num_active
-        ended = sequences.draw(logits, self._version)
-        finished = sequences.finished(ended, self._version)
-        self._increments += sequences.increments()
-        if ended:
-            order = torch.arange(sequences.num_active)
-            target, source = sequences.retire(ended)
-            order[target] = source
-            batch.cache.batch_select_indices(order[: sequences.num_active].to(logits.device))
-        return finished
+    def _retire(self, rows: Sequence[int]) -> None:
+        if rows:
+            self._decoder.retire(list(rows), *self._sequences.retire(rows))
