@@ -80,6 +80,11 @@ def fork(flags: int) -> int:
     return pid
 
 
+def name_process(name: str) -> None:
+    """Set the name that lists of processes show, at most 15 characters."""
+    _libc.prctl(_PR_SET_NAME, name.encode(), 0, 0, 0)
+
+
 def hide() -> None:
     """Keep processes of the same user from reading this one's memory, descriptors and environment.
 

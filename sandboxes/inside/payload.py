@@ -82,6 +82,7 @@ def become(start: Start, *, seccomp: bytes, descriptors: list[int], begun: int) 
     try:
         os.setsid()
         kernel.unhide()
+        kernel.name_process("cispo-program")
         _arrange([*descriptors, begun])
         begun = len(descriptors)
         script = _script(start.argv)

@@ -86,6 +86,7 @@ class Rooms:
 def _keep(
     asked: socket.socket, answer: Callable[[bytes, int], None], *, has_own_tmp: bool
 ) -> NoReturn:
+    kernel.name_process("cispo-keeper")
     try:
         while True:
             message, descriptors, _, _ = socket.recv_fds(asked, _MESSAGE_BYTES, 2)
@@ -140,6 +141,7 @@ def _make(asked: socket.socket, start: Start, *, has_own_tmp: bool) -> None:
 def _be_process_one(ready: int, start: Start, *, has_own_tmp: bool) -> NoReturn:
     """Furnish the room, say so by closing `ready`, and bury orphans."""
     try:
+        kernel.name_process("cispo-room")
         os.setsid()  # out of reach of signals to a group
         kernel.mount("proc", "/proc", "proc", _PROC)
         with open("/proc/sys/user/max_user_namespaces", "w") as file:

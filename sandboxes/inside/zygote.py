@@ -48,6 +48,7 @@ def serve(control: int, setup: str) -> None:
     """
     settings = json.loads(setup)
     kernel.hide()
+    kernel.name_process("cispo-server")
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # which makes process 1 deaf to it
     with open(settings["seccomp"], "rb") as file:
         seccomp = file.read()

@@ -16,6 +16,9 @@ from rewards.pool import RewardPool
 from sandboxes.bubblewrap import BubblewrapSandbox
 from tests.fakes import make_rollout
 
+SERVER = b"sandboxes.inside.zygote"
+"""In the command line of every fork server, of the jail around it, and of what it forks."""
+
 pytestmark = [pytest.mark.slow, pytest.mark.asyncio(loop_scope="module")]
 
 SLOW_SUM = "import time\na, b = map(int, input().split())\ntime.sleep(0.4)\nprint(a + b + {wrong})"
@@ -95,7 +98,7 @@ async def test_programs_killed_in_the_middle_cost_no_verdict_and_no_wrong_reward
     num_killed = 0
     while not num_killed and not grading.done():
         await asyncio.sleep(0.05)
-        running = [pid for pid in processes(b"driver.py") if b"bwrap" not in command(pid)]
+        running = [pid for pid in processes(SERVER) if name(pid) == "cispo-program"]
         for pid in running[-1:]:
             os.kill(pid, signal.SIGKILL)
             num_killed += 1
@@ -110,7 +113,7 @@ async def test_jails_killed_in_the_middle_cost_no_verdict_and_no_wrong_reward(
     num_killed = 0
     while not num_killed and not grading.done():
         await asyncio.sleep(0.05)
-        jails = [pid for pid in processes(b"driver.py") if b"bwrap" in command(pid)]
+        jails = [pid for pid in processes(SERVER) if b"bwrap" in command(pid)]
         for pid in jails[:1]:
             os.kill(pid, signal.SIGKILL)
             num_killed += 1
@@ -158,6 +161,13 @@ def processes(marker: bytes) -> list[int]:
         return False
 
     return [pid for pid in sorted(parents) if marker in command(pid) and is_ours(pid)]
+
+
+def name(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
 
 
 def command(pid: int) -> bytes:
