@@ -11,7 +11,7 @@
 
 namespace cispo::step {
 
-constexpr ptrdiff_t kUnit = 512;      // inputs; with 64 columns 128 KiB, far below any L2
+constexpr ptrdiff_t kUnit = 128;      // inputs; with 64 columns 32 KiB, so that tiles reread L1
 constexpr ptrdiff_t kBlockRows = 96;  // rows that pass over a unit before the next one is read
 constexpr int kLine = 64 / sizeof(float);
 constexpr int kUnitLines = kPanel / kLine > 0 ? kPanel / kLine : 1;  // cache lines an input

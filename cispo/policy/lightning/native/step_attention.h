@@ -22,6 +22,8 @@ inline void store_as(float* to, V v) {
     std::memcpy(to, &v, sizeof v);
 }
 
+constexpr ptrdiff_t kStateAhead = 2048;  // floats between what is updated and what is fetched
+
 // `Count` vectors of columns of S += k v^T + loss S and of o = S^T q, in one pass over S [D][D];
 // loss = e^-s - 1, because the decay e^-s itself, rounded to float32, drifts over long sequences
 template <class V, int Count>
@@ -34,6 +36,7 @@ inline void update_columns(float* state, ptrdiff_t D, const float* q, const floa
         const float key = k[i], query = q[i];
 #pragma GCC unroll 8
         for (int n = 0; n < Count; ++n) {
+            __builtin_prefetch(state + kStateAhead + n * lanes, 0, 2);
             V s = load_as<V>(state + n * lanes);
             s += loss * s;
             s += key * value[n];
