@@ -1,6 +1,7 @@
 """The routes of the server, and its life from the first request to the last."""
 
 import asyncio
+import logging
 import socket
 from collections.abc import Callable
 
@@ -14,6 +15,7 @@ from rollout.server.service import SERVICE, Service
 from rollout.server.streaming import dumps
 from rollout.server.traffic import Traffic
 
+_LOG = logging.getLogger(__name__)
 _TRAFFIC = web.AppKey("_TRAFFIC", Traffic)
 _MAX_BODY_BYTES = 64 * 2**20
 _CANCEL_SECONDS = 5.0
@@ -56,7 +58,7 @@ async def serve(
         try:
             await asyncio.wait_for(traffic.wait_until_idle(), drain_seconds)
         except TimeoutError:
-            print(f"stopping: {traffic.num_open} requests were cut after {drain_seconds:g} s")
+            _LOG.warning("%d requests are cut after %g s", traffic.num_open, drain_seconds)
     finally:
         await runner.cleanup()
 

@@ -161,8 +161,9 @@ async def _chunks(asked: _Chat, pieces: AsyncIterator[Piece]) -> AsyncIterator[d
     async for piece in pieces:
         num_sampled += len(piece.token_ids)
         is_first = piece.choice not in turns
-        turn = turns.setdefault(piece.choice, _Turn(asked))
-        delta, reason = turn.add(piece)
+        if is_first:
+            turns[piece.choice] = _Turn(asked)
+        delta, reason = turns[piece.choice].add(piece)
         details = _details(asked, piece)
         if is_first:
             delta = {"role": "assistant", "content": ""} | delta

@@ -17,8 +17,8 @@ _HEADERS = {
 
 
 def dumps(value: object) -> str:
-    """Return compact JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    """Return compact JSON, in ASCII: a call may hold half a surrogate pair, which UTF-8 cannot."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
 async def respond_with_events(

@@ -169,6 +169,16 @@ def test_a_call_that_cannot_be_read_is_content() -> None:
     assert choice.finish_reason == streamed["reason"] == "stop"
 
 
+def test_half_a_character_in_a_call_breaks_nothing() -> None:
+    call = '<tool_calls>\n{"name": "weather", "arguments": {"place": "\\ud83d"}}\n</tool_calls>'
+    with running_server(lambda: scripted_engine(call)) as running:
+        knobs = {"model": MODEL, "messages": QUESTION, "tools": [WEATHER]}
+        choice = running.client.chat.completions.create(**knobs).choices[0]
+        streamed = collected(running.client.chat.completions.create(**knobs, stream=True))
+    for found in (choice.message.tool_calls[0], streamed["calls"][0]):
+        assert json.loads(found.function.arguments) == {"place": "\ud83d"}
+
+
 def test_characters_stream_whole() -> None:
     text = "π ≈ 3; 日本語, 🙂🚀 naïve"
     assert len(said(text)) > len(text)
