@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from cispo.policy.lightning.state import DecodeState
 from cispo.types import PolicyVersion
 from rollout.backends.base import Request, TopLogprobs
 
@@ -52,3 +53,19 @@ class SavedRow:
         """What was sampled so far."""
         ids: list[int] = self.records[0].tolist()
         return ids
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """What a suspended request takes along.
+
+    Attributes:
+        next_member: The first member that had no row yet.
+        version: The engine's weights.
+        rows: Sequences, and what each has read of all its tokens but the last one; None where that
+            has to be computed again.
+    """
+
+    next_member: int
+    version: PolicyVersion
+    rows: list[tuple[SavedRow, DecodeState | None]]

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from cispo.policy.lightning.model import LightningModel
+from rollout.sequences import Sequences
 
 _MAX_TOKENS = 16384
 _MIN_TOKENS = 16
@@ -29,6 +30,22 @@ class Replayed:
     token_ids: Sequence[int]
     is_sampled: Sequence[bool]
     temperature: float
+
+
+def replay(model: LightningModel, sequences: Sequences, rows: Iterable[int]) -> None:
+    """Replace the log-probabilities of running rows by those that the learner will compute."""
+    chosen = list(rows)
+    replayed = [
+        Replayed(
+            prompt=sequences.owners[row].request.prompt,
+            token_ids=sequences.token_ids(row),
+            is_sampled=sequences.is_sampled(row),
+            temperature=sequences.owners[row].request.sampling.temperature,
+        )
+        for row in chosen
+    ]
+    for row, logprobs in zip(chosen, replayed_logprobs(model, replayed), strict=True):
+        sequences.replace_logprobs(row, logprobs)
 
 
 def replayed_logprobs(model: LightningModel, sequences: Sequence[Replayed]) -> list[Tensor]:

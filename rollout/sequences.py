@@ -16,8 +16,7 @@ from rollout.owners import Owner, SavedRow
 from rollout.records import Records
 from rollout.sampling import Drawn, NonFiniteLogitsError, likeliest, sample, uniforms
 from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
-from rollout.thinking import ThinkingBudgets
-from rollout.token_text import THINKING_END, TextWatch
+from rollout.text_rules import TextRules, watched_texts
 from rollout.truncation import SamplingRows
 
 
@@ -84,14 +83,11 @@ class Sequences:
         self._records = Records(capacity, device=device)
         self._codes = column(torch.int64)
         self._active: _Active | None = None
-        self._watch: TextWatch | None = None
-        closing: tuple[int, ...] = ()
+        self._texts: TextRules | None = None
         if stop.text is not None:
-            closing = stop.text.thinking_end
-            self._watch = TextWatch(
+            self._texts = TextRules(
                 stop.text, capacity, vocabulary_size=vocabulary_size, device=device
             )
-        self._thinking = ThinkingBudgets(closing, capacity, device=device)
 
     @property
     def num_active(self) -> int:
@@ -110,10 +106,7 @@ class Sequences:
             Their rows.
         """
         rows = slice(self.num_active, self.num_active + len(members))
-        params = request.sampling
-        texts = params.stop
-        if params.max_thinking_tokens or params.max_answer_tokens:
-            texts = (*texts, THINKING_END)
+        params, texts = request.sampling, watched_texts(request)
         self.owners += [Owner(request, member, version, texts=texts) for member in members]
         self._seeds[rows] = torch.tensor([request.seeds[member] for member in members])
         self._counts[rows] = 0
@@ -122,11 +115,10 @@ class Sequences:
         values = (params.temperature, params.top_p, params.top_k, params.min_p)
         for setting, value in zip(self._settings, values, strict=True):
             setting[rows] = value
-        self._thinking.admit(rows, params)
-        if self._watch is not None:
+        if self._texts is not None:
             for row in range(rows.start, rows.stop):
-                self._watch.watch(row, texts)
-        self._active = None
+                self._texts.begin(row, request)
+        self._note_rows(rows.start)
         return rows
 
     def draw(self, logits: Tensor, version: PolicyVersion) -> list[int]:
@@ -141,7 +133,7 @@ class Sequences:
         active = self._active or self._views()
         counts, streaks = active.counts, active.streaks
         sampled = self._sample(logits, active, version)
-        drawn, is_forced = self._thinking.close(sampled, counts)
+        drawn, is_forced = self._texts.close(sampled, counts) if self._texts else (sampled, None)
         self._records.append(active.rows, counts, drawn)
         if active.rows_of_likeliest:
             self._record_likeliest(logits, active.rows_of_likeliest)
@@ -154,7 +146,7 @@ class Sequences:
         self._codes = stop_codes(
             drawn.token_ids,
             counts,
-            text_stops=self._read_texts(drawn.token_ids),
+            text_stops=self._read_texts(drawn.token_ids, active),
             budgets=active.budgets,
             streaks=streaks,
             is_stop=self._is_stop,
@@ -176,20 +168,15 @@ class Sequences:
         moves = Moves(
             torch.tensor(target, dtype=torch.int64), torch.tensor(source, dtype=torch.int64)
         )
-        if self._watch is not None:
-            for row in rows:
-                self._watch.watch(row, ())
+        num_before = self.num_active
         for to, origin in zip(target, source, strict=True):
             self.owners[to] = self.owners[origin]
-            if self._watch is not None:
-                self._watch.move(to, origin)
         del self.owners[remaining:]
         if target:
             self._records.move(*moves)
             for column in self._columns:
                 column[moves.target] = column[moves.source]
-        self._active = None
-        self._thinking.note_rows(remaining)
+        self._note_rows(num_before)
         return moves
 
     def save(self, row: int) -> SavedRow:
@@ -207,10 +194,7 @@ class Sequences:
         for column, value in zip(self._columns, saved.columns, strict=True):
             column[row] = value
         self._records.restore(row, saved.records)
-        self._active = None
-        if self._watch is not None:
-            self._watch.watch(row, saved.owner.texts)
-        self._thinking.note_rows(self.num_active)
+        self._note_rows(row)
         return row
 
     def rows_of(self, request_id: int) -> list[int]:
@@ -235,7 +219,8 @@ class Sequences:
 
     def is_sampled(self, row: int) -> list[bool]:
         """Which of a row's tokens the policy sampled."""
-        return self._thinking.is_sampled(row, int(self._counts[row]))
+        count = int(self._counts[row])
+        return [True] * count if self._texts is None else self._texts.is_sampled(row, count)
 
     def replace_logprobs(self, row: int, full_logprobs: Tensor) -> None:
         """Put other log-probabilities before truncation, [count] float32, in the recorded places.
@@ -257,9 +242,14 @@ class Sequences:
             self._budgets,
             self._streaks,
             *self._settings,
-            self._thinking.limits,
-            self._thinking.answers,
+            *(() if self._texts is None else self._texts.columns),
         )
+
+    def _note_rows(self, num_before: int) -> None:
+        """Take note that rows have come, gone or moved."""
+        self._active = None
+        if self._texts is not None:
+            self._texts.note_rows(self.owners, num_before)
 
     def _views(self) -> _Active:
         """Look at the running rows' part of every column, until rows come or go."""
@@ -297,22 +287,17 @@ class Sequences:
             pairs = list(zip(tokens, logprobs, strict=True))[:count]
             self.owners[row].top_logprobs.append(pairs)
 
-    def _read_texts(self, token_ids: Tensor) -> list[int]:
-        """Look for watched texts; returns the rows that end with one."""
-        if self._watch is None:
+    def _read_texts(self, token_ids: Tensor, active: _Active) -> list[int]:
+        """Rows that end with a stop text."""
+        if self._texts is None:
             return []
-        stopped = []
-        for row in self._watch.candidates(token_ids):
-            owner, count = self.owners[row], int(self._counts[row])
-            tail = slice(max(0, count - self._watch.tail(row)), count)
-            found = self._watch.found(row, self._records.tokens(row, tail))
-            if any(text in owner.request.sampling.stop for text in found):
-                stopped.append(row)
-            elif found:  # the thoughts have ended
-                self._thinking.end(row, count, self._budgets)
-                owner.texts = owner.request.sampling.stop
-                self._watch.watch(row, owner.texts)
-        return stopped
+        return self._texts.read(
+            token_ids,
+            self.owners,
+            records=self._records,
+            counts=active.counts,
+            budgets=active.budgets,
+        )
 
     def _stream(self, row: int) -> None:
         owner = self.owners[row]

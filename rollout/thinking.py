@@ -36,11 +36,10 @@ class ThinkingBudgets:
         self.answers = torch.full_like(self.limits, _NEVER)
         self._has_limits = False
 
-    def admit(self, rows: slice, params: SamplingParams) -> None:
-        """Begin rows."""
-        self.limits[rows] = params.max_thinking_tokens or _NEVER
-        self.answers[rows] = params.max_answer_tokens or _NEVER
-        self._has_limits |= params.max_thinking_tokens > 0
+    def begin(self, row: int, params: SamplingParams) -> None:
+        """Let a row begin; see `note_rows`."""
+        self.limits[row] = params.max_thinking_tokens or _NEVER
+        self.answers[row] = params.max_answer_tokens or _NEVER
 
     def note_rows(self, num_active: int) -> None:
         """Take note that rows have come, gone or moved."""

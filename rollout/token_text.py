@@ -106,16 +106,13 @@ class TextWatch:
 
     def watch(self, row: int, texts: tuple[str, ...]) -> None:
         """Let a row wait for any of the texts; none lets it wait for nothing."""
+        if texts == self._watched[row]:
+            return
         self.num_watching += bool(texts) - bool(self._watched[row])
         self._watched[row] = texts
         if texts not in self._texts:
             self._add(texts)
         self._set_of_row[row] = self._texts[texts]
-
-    def move(self, row: int, source: int) -> None:
-        """Let a row wait for what another one waited for, which then waits for nothing."""
-        self.watch(row, self._watched[source])
-        self.watch(source, ())
 
     def candidates(self, token_ids: Tensor) -> list[int]:
         """Rows whose last token, [N], may have completed a text."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,30 +24,14 @@ from rollout.backends.base import (
     refuse_beyond,
     refuse_text_rules,
 )
-from rollout.owners import SavedRow
+from rollout.owners import Interrupted, SavedRow
 from rollout.prefix_cache import PrefixCache
 from rollout.prompts import PromptReader, Reading
-from rollout.replay import Replayed, replayed_logprobs
+from rollout.replay import replay
 from rollout.sequences import Sequences
 
 _PREFILL_TOKENS = 2048
 """Prompt tokens between two steps of decoding, so that a long prompt stalls nobody."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Interrupted:
-    """What a suspended request takes along.
-
-    Attributes:
-        next_member: The first member that had no row yet.
-        version: The engine's weights.
-        rows: Sequences, and what each has read of all its tokens but the last one; None where that
-            has to be computed again.
-    """
-
-    next_member: int
-    version: PolicyVersion
-    rows: list[tuple[SavedRow, DecodeState | None]]
 
 
 class LightningBackend:
@@ -152,7 +135,7 @@ class LightningBackend:
         if not requests:
             raise ValueError(f"request {request_id} is not running")
         if self._replays:
-            self._replay(rows)
+            replay(self._model, self._sequences, rows)
         interrupted: list[tuple[SavedRow, DecodeState | None]] = [*resumed]
         for row in rows:
             state = self._state.take(self._index([row]))
@@ -166,13 +149,13 @@ class LightningBackend:
             else:
                 next_member = reading.next_member
         return Suspended(
-            request=requests[0], state=_Interrupted(next_member, self._version, interrupted)
+            request=requests[0], state=Interrupted(next_member, self._version, interrupted)
         )
 
     @torch.inference_mode()
     def resume(self, suspended: Suspended) -> None:
         """Go on with a request, before those that wait; its rows read their last token first."""
-        state: _Interrupted = suspended.state
+        state: Interrupted = suspended.state
         request = suspended.request
         if state.next_member < len(request.seeds):
             self._reader.add(Reading(request, next_member=state.next_member), first=True)
@@ -216,7 +199,7 @@ class LightningBackend:
             WeightSyncError: The buckets are not the whole model, or changed on the way.
         """
         if self._replays:  # the weights that sampled these tokens are about to go
-            self._replay(range(self._sequences.num_active))
+            replay(self._model, self._sequences, range(self._sequences.num_active))
         checksum = apply_buckets(self._model, buckets)
         self._stepper.refresh()
         self._version = version
@@ -268,7 +251,7 @@ class LightningBackend:
         logits = self._stepper.logits(self._hidden[: max(num_active, self._stepper.min_rows)])
         ended = self._sequences.draw(logits[:num_active], self._version)
         if ended and self._replays:
-            self._replay(ended)
+            replay(self._model, self._sequences, ended)
         finished = self._sequences.finished(ended, self._version)
         self._retire(ended)
         self._statistics.sampled_tokens += num_active
@@ -288,21 +271,6 @@ class LightningBackend:
         self._resumed.clear()
         self._retire(rows)
         self._reader.add(*(Reading(s.owner.request, s) for s in saved), first=True)
-
-    def _replay(self, rows: Sequence[int]) -> None:
-        """Replace rows' log-probabilities by those that the learner will compute."""
-        sequences = [
-            Replayed(
-                prompt=self._sequences.owners[row].request.prompt,
-                token_ids=self._sequences.token_ids(row),
-                is_sampled=self._sequences.is_sampled(row),
-                temperature=self._sequences.owners[row].request.sampling.temperature,
-            )
-            for row in rows
-        ]
-        logprobs = replayed_logprobs(self._model, sequences)
-        for row, replayed in zip(rows, logprobs, strict=True):
-            self._sequences.replace_logprobs(row, replayed)
 
     def _index(self, rows: Sequence[int]) -> Tensor:
         return torch.tensor(list(rows), dtype=torch.long, device=self._tokens.device)
