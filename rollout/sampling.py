@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cispo.policy.lightning.native.sampling import native_draw
+from cispo.policy.lightning.native.sampling import native_draw, native_uniforms
 from rollout.truncation import SamplingRows, draw_truncated
 
 _BLOCK = 128
@@ -47,7 +47,7 @@ class Drawn(NamedTuple):
     full_logprobs: Tensor
 
 
-def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
+def uniforms(seeds: Tensor, positions: Tensor, *, kernels: str = "torch") -> Tensor:
     """Return one number in [0, 1) a row, a pure function of the row's seed and position.
 
     It is the SplitMix64 generator of Steele, Lea and Flood (2014) read at an arbitrary position, so
@@ -56,10 +56,13 @@ def uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
     Args:
         seeds: [N] int64.
         positions: [N] int64, >= 0.
+        kernels: `native` computes the same numbers faster.
 
     Returns:
         [N] float64 with 53 random bits.
     """
+    if kernels == "native":
+        return native_uniforms(seeds, positions)
     counter = positions.numpy().astype(np.uint64) + np.uint64(1)
     z = seeds.numpy().view(np.uint64) + counter * _GOLDEN
     z = (z ^ (z >> np.uint64(30))) * _MIX_1
@@ -85,23 +88,20 @@ def sample(
     Raises:
         NonFiniteLogitsError: A row has a NaN or no finite largest logit.
     """
-    draw = native_draw if kernels == "native" else _draw
-    drawn, full, total = draw(logits, noise, settings.temperature)
-    finite = torch.isfinite(total)
-    if not bool(finite.all()):
-        raise NonFiniteLogitsError(int((~finite).nonzero()[0, 0]))
+    drawn, full, total, rows = (_drawn_natively if kernels == "native" else _drawn_by_torch)(
+        logits, noise, settings
+    )
     full.clamp_(max=0.0)
-    truncates = (settings.top_p < 1.0) | (settings.top_k > 0) | (settings.min_p > 0.0)
-    if not bool(truncates.any()):
-        return Drawn(drawn, full.float(), full.float())
-    rows = truncates.nonzero()[:, 0]
-    of, logprobs = settings.rows(rows), full.clone()
+    if rows is None:
+        logprobs = full.float()
+        return Drawn(drawn, logprobs, logprobs)
+    of, kept_logprobs = settings.rows(rows), full.clone()
     scaled, peak = _scaled(logits[rows], of.temperature)
     mass = _exp_shifted(scaled, peak)[:, : logits.shape[1]]
     drawn[rows], kept = draw_truncated(mass, total[rows], noise[rows], of, kernels=kernels)
     full[rows] = _logprobs(scaled, peak, drawn[rows], total[rows])
-    logprobs[rows] = full[rows] - (kept / total[rows]).log()
-    return Drawn(drawn, logprobs.clamp_(max=0.0).float(), full.float())
+    kept_logprobs[rows] = full[rows] - (kept / total[rows]).log()
+    return Drawn(drawn, kept_logprobs.clamp_(max=0.0).float(), full.float())
 
 
 def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -117,11 +117,38 @@ def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, 
     return values, ids
 
 
-def _draw(logits: Tensor, noise: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return tokens, log-probabilities in float64, and sums of e^(logit - highest), all [N]."""
-    scaled, peak = _scaled(logits, temperature)
+class _Untruncated(NamedTuple):
+    """Tokens, log-probabilities in float64, sums of e^(logit - highest), and rows to truncate."""
+
+    token_ids: Tensor
+    logprobs: Tensor
+    total: Tensor
+    truncated_rows: Tensor | None
+
+
+def _drawn_by_torch(logits: Tensor, noise: Tensor, settings: SamplingRows) -> _Untruncated:
+    scaled, peak = _scaled(logits, settings.temperature)
     drawn, total = _invert(_exp_shifted(scaled, peak), noise)
-    return drawn, _logprobs(scaled, peak, drawn, total), total
+    finite = torch.isfinite(total)
+    if not bool(finite.all()):
+        raise NonFiniteLogitsError(int((~finite).nonzero()[0, 0]))
+    rows = _truncated_rows(settings)
+    return _Untruncated(
+        drawn, _logprobs(scaled, peak, drawn, total), total, rows if len(rows) else None
+    )
+
+
+def _drawn_natively(logits: Tensor, noise: Tensor, settings: SamplingRows) -> _Untruncated:
+    drawn = native_draw(logits, noise, *settings)
+    if drawn.bad_row >= 0:
+        raise NonFiniteLogitsError(drawn.bad_row)
+    rows = _truncated_rows(settings) if drawn.truncates else None
+    return _Untruncated(drawn.token_ids, drawn.logprobs, drawn.totals, rows)
+
+
+def _truncated_rows(settings: SamplingRows) -> Tensor:
+    truncates = (settings.top_p < 1.0) | (settings.top_k > 0) | (settings.min_p > 0.0)
+    return truncates.nonzero()[:, 0]
 
 
 def _scaled(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:

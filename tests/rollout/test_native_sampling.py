@@ -5,7 +5,7 @@ import torch
 
 from cispo.policy.lightning.native.build import native_library
 from cispo.policy.lightning.native.sampling import native_draw
-from rollout.sampling import NonFiniteLogitsError, sample
+from rollout.sampling import NonFiniteLogitsError, sample, uniforms
 from rollout.truncation import SamplingRows
 
 pytestmark = pytest.mark.skipif(native_library() is None, reason="native kernels cannot be built")
@@ -40,7 +40,9 @@ def _settings(rows, *, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0):
 def test_the_cumulative_distribution_is_inverted():
     logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().repeat(6, 1)
     noise = torch.tensor([0.0, 0.09, 0.11, 0.31, 0.59, 0.61], dtype=torch.float64)
-    tokens, logprobs, totals = native_draw(logits, noise, torch.ones(6))
+    tokens, logprobs, totals, bad_row, truncates = native_draw(logits, noise, *_settings(6))
+    assert bad_row == -1
+    assert not truncates
     assert tokens.tolist() == [0, 0, 1, 2, 2, 3]
     expected = [math.log((0.1, 0.2, 0.3, 0.4)[token]) for token in tokens.tolist()]
     assert logprobs.tolist() == pytest.approx(expected, abs=1e-6)
@@ -72,15 +74,16 @@ def test_native_and_torch_kernels_draw_the_same_tokens(vocabulary, changes):
 
 def test_a_row_is_drawn_to_the_same_bits_in_any_company(threads):
     logits, noise = _logits(70, 40_000), _noise(70)
-    temperature = torch.linspace(0.5, 2.0, 70)
-    together = native_draw(logits, noise, temperature)
+    settings = _settings(70)
+    settings.temperature.copy_(torch.linspace(0.5, 2.0, 70))
+    together = native_draw(logits, noise, *settings)[:3]
     for row in (0, 33, 69):
         part = slice(row, row + 1)
-        alone = native_draw(logits[part], noise[part], temperature[part])
+        alone = native_draw(logits[part], noise[part], *(column[part] for column in settings))[:3]
         for mine, ours in zip(alone, together, strict=True):
             assert torch.equal(mine[0], ours[row])
     threads(3)
-    for mine, ours in zip(native_draw(logits, noise, temperature), together, strict=True):
+    for mine, ours in zip(native_draw(logits, noise, *settings)[:3], together, strict=True):
         assert torch.equal(mine, ours)
 
 
@@ -89,7 +92,7 @@ def test_a_forbidden_token_is_never_drawn():
     logits[:, :200] = -torch.inf
     logits[:, 250:] = -torch.inf
     noise = torch.tensor([0.0, 1e-300, 0.5, 1 - 2**-53], dtype=torch.float64)
-    tokens, logprobs, _ = native_draw(logits, noise, torch.ones(4))
+    tokens, logprobs, *_ = native_draw(logits, noise, *_settings(4))
     assert ((tokens >= 200) & (tokens < 250)).all()
     assert logprobs.isfinite().all()
 
@@ -108,6 +111,18 @@ def test_logits_that_are_no_distribution_are_refused(bad):
 
 def test_the_drawn_tokens_follow_the_distribution():
     logits = torch.tensor([0.5, 0.3, 0.2]).log().expand(30_000, 3)
-    tokens, _, _ = native_draw(logits, _noise(30_000), torch.ones(30_000))
+    tokens = native_draw(logits.contiguous(), _noise(30_000), *_settings(30_000)).token_ids
     counts = torch.bincount(tokens, minlength=3) / 30_000
     assert counts.tolist() == pytest.approx([0.5, 0.3, 0.2], abs=0.01)  # 3 standard deviations
+
+
+def test_native_and_torch_kernels_give_the_same_noise():
+    seeds = torch.tensor([0, 1, -1, 2**62, -(2**63), 12345])
+    positions = torch.tensor([0, 7, 2**40, 1, 3, 10**6])
+    assert torch.equal(uniforms(seeds, positions, kernels="native"), uniforms(seeds, positions))
+
+
+def test_a_column_of_another_dtype_is_refused():
+    settings = _settings(3)._replace(top_k=torch.zeros(3, dtype=torch.int32))
+    with pytest.raises(ValueError, match=r"needs 3 contiguous torch\.int64, not torch\.int32"):
+        sample(_logits(3, 10), _noise(3), settings, kernels="native")

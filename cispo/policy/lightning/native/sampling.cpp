@@ -92,11 +92,13 @@ Row draw(const float* logits, int64_t vocabulary, double noise, float temperatur
 
 extern "C" {
 
-// logits [rows][vocabulary], noise [rows] in [0, 1), temperature [rows]; a row whose logits are no
-// distribution gets a total that is not finite
-void cispo_draw(const float* logits, int64_t rows, int64_t vocabulary, const double* noise,
-                const float* temperature, int64_t threads, int64_t* tokens, double* logprobs,
-                double* totals) {
+// logits [rows][vocabulary], noise [rows] in [0, 1), settings [rows]; returns the first row whose
+// logits are no distribution, or -1. `truncates` becomes whether a row keeps only likely tokens,
+// which is left to the caller.
+int64_t cispo_draw(const float* logits, int64_t rows, int64_t vocabulary, const double* noise,
+                   const float* temperature, const double* top_p, const int64_t* top_k,
+                   const float* min_p, int64_t threads, int64_t* tokens, double* logprobs,
+                   double* totals, int64_t* truncates) {
     const int64_t most = std::max<int64_t>(1, rows * vocabulary / kLogitsAThread);
     const int64_t workers = std::max<int64_t>(1, std::min({threads, most, rows}));
     split(rows, workers, [&](ptrdiff_t first, ptrdiff_t last, ptrdiff_t) {
@@ -109,6 +111,24 @@ void cispo_draw(const float* logits, int64_t rows, int64_t vocabulary, const dou
             totals[row] = drawn.total;
         }
     });
+    *truncates = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+        if (!std::isfinite(totals[row])) return row;
+        *truncates |= top_p[row] < 1.0 || top_k[row] > 0 || min_p[row] > 0.0f;
+    }
+    return -1;
+}
+
+// SplitMix64 (Steele, Lea and Flood, 2014) of each seed at a position: 53 bits in [0, 1)
+void cispo_uniforms(const int64_t* seeds, const int64_t* positions, int64_t rows, double* noise) {
+    for (int64_t row = 0; row < rows; ++row) {
+        uint64_t z = static_cast<uint64_t>(seeds[row]) +
+                     (static_cast<uint64_t>(positions[row]) + 1) * 0x9E3779B97F4A7C15u;
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+        z ^= z >> 31;
+        noise[row] = static_cast<double>(z >> 11) * 0x1p-53;
+    }
 }
 
 }  // extern "C"
