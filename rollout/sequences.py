@@ -14,7 +14,8 @@ from cispo.types import PolicyVersion
 from rollout.backends.base import Finished, Increment, Request, StopRules
 from rollout.owners import Owner, SavedRow
 from rollout.records import Records
-from rollout.sampling import Drawn, NonFiniteLogitsError, likeliest, sample, uniforms
+from rollout.results import finished_member, next_increment, record_likeliest
+from rollout.sampling import Drawn, NonFiniteLogitsError, sample, uniforms
 from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
 from rollout.text_rules import TextRules, watched_texts
 from rollout.truncation import SamplingRows
@@ -136,7 +137,9 @@ class Sequences:
         drawn, is_forced = self._texts.close(sampled, counts) if self._texts else (sampled, None)
         self._records.append(active.rows, counts, drawn)
         if active.rows_of_likeliest:
-            self._record_likeliest(logits, active.rows_of_likeliest)
+            record_likeliest(
+                self.owners, logits, active.settings.temperature, active.rows_of_likeliest
+            )
         active.last_tokens.copy_(drawn.token_ids)
         counts += 1
         certain = drawn.full_logprobs
@@ -277,16 +280,6 @@ class Sequences:
                 f"{int(active.counts[error.row])} are not finite under weights {version}"
             ) from error
 
-    def _record_likeliest(self, logits: Tensor, rows: list[int]) -> None:
-        """Keep the likeliest tokens of rows whose requests want to know them."""
-        wanted = [self.owners[row].request.top_logprobs for row in rows]
-        index = torch.tensor(rows, device=logits.device)
-        values, ids = likeliest(logits[index], self._settings.temperature[index], max(wanted))
-        lists = zip(rows, wanted, ids.tolist(), values.tolist(), strict=True)
-        for row, count, tokens, logprobs in lists:
-            pairs = list(zip(tokens, logprobs, strict=True))[:count]
-            self.owners[row].top_logprobs.append(pairs)
-
     def _read_texts(self, token_ids: Tensor, active: _Active) -> list[int]:
         """Rows that end with a stop text."""
         if self._texts is None:
@@ -300,39 +293,21 @@ class Sequences:
         )
 
     def _stream(self, row: int) -> None:
-        owner = self.owners[row]
-        new = slice(owner.num_streamed, int(self._counts[row]) if owner.request.stream else 0)
-        if new.start >= new.stop:
-            return
-        owner.num_streamed = new.stop
-        token_ids, logprobs, full_logprobs = self._records.read(row, new)
-        self._increments.append(
-            Increment(
-                request_id=owner.request.request_id,
-                member=owner.member,
-                token_ids=token_ids,
-                logprobs=logprobs,
-                full_logprobs=full_logprobs,
-                top_logprobs=owner.top_logprobs[new] if owner.request.top_logprobs else None,
-            )
+        increment = next_increment(
+            self.owners[row], self._records, row, count=int(self._counts[row])
         )
+        if increment is not None:
+            self._increments.append(increment)
 
     def _finished(self, row: int, version: PolicyVersion) -> Finished:
         self._stream(row)
-        owner = self.owners[row]
-        count = int(self._counts[row])
         reason = REASON_OF_CODE[int(self._codes[row])]
         assert reason is not None, f"row {row} is still running"
-        token_ids, logprobs, full_logprobs = self._records.read(row, slice(count))
-        return Finished(
-            request_id=owner.request.request_id,
-            member=owner.member,
-            token_ids=token_ids,
-            logprobs=logprobs,
-            full_logprobs=full_logprobs,
+        return finished_member(
+            self.owners[row],
+            self._records,
+            row,
             is_sampled=self.is_sampled(row),
-            top_logprobs=owner.top_logprobs if owner.request.top_logprobs else None,
-            stop_reason=reason,
-            oldest_version=owner.oldest_version,
-            newest_version=version,
+            reason=reason,
+            version=version,
         )
