@@ -21,15 +21,13 @@ from rewards.swe.calibrate import (
     disguised_files,
 )
 from rewards.swe.disguise import Disguise, choose_clones
-from rewards.swe.jail_run import JailRun, Order, run_in_jail
+from rewards.swe.jail_run import JailRun, Order, run_in_jail, run_limits
 from rewards.swe.tested import NOTHING, TestedPatch, failure_of, in_disguise, judge_run
 from rewards.swe.verdict import TestRun, read_run
 from rewards.truth import BadTruthError, truth_field
-from sandboxes.base import Limits, Outcome
+from sandboxes.base import Outcome
 from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.environment import Environment, Environments, UnbuildableError
-
-_OUTPUT_BYTES = 2**20
 
 
 class LostError(Exception):
@@ -196,21 +194,13 @@ class SweGrader:
             selected=[*in_disguise(dict.fromkeys(listed), files), *clones],
             nonce=nonce,
         )
-        limits = Limits(
-            cpu_seconds=settings.cpu_seconds,
-            wall_seconds=settings.wall_seconds,
-            memory_bytes=settings.memory_bytes,
-            max_processes=settings.max_processes,
-            output_bytes=_OUTPUT_BYTES,
-            tmp_bytes=settings.write_bytes,
-        )
         async with self._slots:
             run = await run_in_jail(
                 self._jails,
                 environment,
                 instance,
                 order,
-                limits,
+                run_limits(settings),
                 scratch=self.cache / "gradings",
                 write_bytes=settings.write_bytes,
             )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cispo.config.swe import SweConfig
 from cispo.data.swe.instance import Instance
 from cispo.data.swe.patch import FilePatch
 from rewards.swe.answer import as_json
@@ -29,6 +30,7 @@ from sandboxes.workspace import (
 _INSIDE = Path(__file__).with_name("inside")
 _RUNNERS = {"pytest": "pytest_runner.py", "functions": "function_runner.py"}
 _REPORT_BYTES = 2**24
+_OUTPUT_BYTES = 2**20
 _ATTEMPTS = 2
 
 
@@ -40,14 +42,14 @@ class Order:
         patches: Changes of the policy, or of the reference.
         sources: Hidden files by path.
         files: Test files that are run.
-        selected: Ids of the tests that are run, with parameters or for all of them.
+        selected: Ids of the tests that are run, with parameters or for all of them; None for all.
         nonce: Word that every line of the runner begins with.
     """
 
     patches: Sequence[FilePatch]
     sources: Mapping[str, str]
     files: Sequence[str]
-    selected: Sequence[str]
+    selected: Sequence[str] | None
     nonce: str
 
 
@@ -104,6 +106,18 @@ async def run_in_jail(
     return run
 
 
+def run_limits(settings: SweConfig) -> Limits:
+    """Return the limits of one run of tests."""
+    return Limits(
+        cpu_seconds=settings.cpu_seconds,
+        wall_seconds=settings.wall_seconds,
+        memory_bytes=settings.memory_bytes,
+        max_processes=settings.max_processes,
+        output_bytes=_OUTPUT_BYTES,
+        tmp_bytes=settings.write_bytes,
+    )
+
+
 @contextmanager
 def _shown(sources: Mapping[str, str], scratch: Path) -> Iterator[dict[str, Path]]:
     """Write the hidden files for as long as the block runs, and say where the jail shows them."""
@@ -134,7 +148,7 @@ def _program(instance: Instance, order: Order) -> Program:
             "source_roots": roots_in_jail(setup.source_roots),
             "plugins": list(setup.plugins),
             "files": list(order.files),
-            "selected": list(order.selected),
+            "selected": None if order.selected is None else list(order.selected),
             "nonce": order.nonce,
         },
     }

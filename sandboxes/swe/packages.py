@@ -69,7 +69,7 @@ def _pip(requirements: Sequence[str], target: Path) -> None:
     command = [
         *(sys.executable, "-m", "pip", "--python", str(jail_python()), "install", "--quiet"),
         *("--disable-pip-version-check", "--no-input", "--only-binary", ":all:"),
-        *("--no-compile", "--target", str(target), "--", *requirements),
+        *("--target", str(target), "--", *requirements),
     ]
     pip_settings = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
     kept = {name: os.environ[name] for name in _KEPT if name in os.environ}

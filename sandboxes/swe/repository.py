@@ -76,10 +76,13 @@ def write_tree(repository: Path, commit: str, target: Path) -> None:
         RepositoryError: git fails.
     """
     index = target.with_name(f"{target.name}.index")
-    environment = {"GIT_INDEX_FILE": str(index.absolute())}
+    environment = {
+        "GIT_INDEX_FILE": str(index.absolute()),
+        "GIT_DIR": git(repository, "rev-parse", "--absolute-git-dir").strip(),
+        "GIT_WORK_TREE": str(target.absolute()),
+    }
     git(repository, "read-tree", commit, environment=environment)
-    prefix = f"--prefix={target.absolute()}/"
-    git(repository, "checkout-index", "--all", "--force", prefix, environment=environment)
+    git(repository, "checkout-index", "--all", "--force", environment=environment)
     index.unlink(missing_ok=True)
 
 

@@ -1,6 +1,7 @@
 """A cache that jails can reach, the toy repository, and real ones where this machine has them."""
 
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from importlib.metadata import distribution
@@ -14,7 +15,7 @@ from cispo.data.swe.toy import SweToyFamily
 from cispo.errors import SandboxUnavailableError
 from rewards.swe.grader import SweGrader
 from sandboxes.bubblewrap import BubblewrapSandbox
-from sandboxes.swe.packages import python_version
+from sandboxes.swe.packages import jail_python, python_version
 
 PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 
@@ -40,6 +41,7 @@ def cache() -> Iterator[Path]:
                 target = packages / file
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(str(file.locate()), target)
+    subprocess.run([jail_python(), "-m", "compileall", "-q", packages], check=True)
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -41,7 +41,7 @@ def main() -> None:
     """Run the tests of the order."""
     order: dict[str, Any] = json.loads(sys.stdin.buffer.read())
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    descriptor, nonce, selected = int(sys.argv[1]), order["nonce"], set(order["selected"])
+    descriptor, nonce, selected = int(sys.argv[1]), order["nonce"], order["selected"]
     os.set_inheritable(descriptor, False)
     sys.path += [*order["source_roots"], order["packages"]]
     sys.argv = ["tests"]
@@ -51,7 +51,7 @@ def main() -> None:
         for number, path in enumerate(order["files"])
         for name, function in functions(path, number).items()
     }
-    tests = {name: test for name, test in found.items() if name in selected}
+    tests = {n: test for n, test in found.items() if selected is None or n in selected}
     tell(descriptor, nonce, "collected", list(tests))
     outcomes = {}
     for name, test in tests.items():

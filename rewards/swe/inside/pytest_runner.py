@@ -16,10 +16,10 @@ from typing import Any
 class Reporter:
     """A plugin of pytest: selects tests and reports on them by two ways."""
 
-    def __init__(self, descriptor: int, nonce: str, selected: list[str]) -> None:
+    def __init__(self, descriptor: int, nonce: str, selected: list[str] | None) -> None:
         self._descriptor = descriptor
         self._nonce = nonce
-        self._selected = set(selected)
+        self._selected = None if selected is None else set(selected)
 
     def tell(self, *what: object) -> None:
         """Send one line."""
@@ -41,7 +41,8 @@ class Reporter:
         self.tell("report", report.nodeid, report.when, outcome)
 
     def _is_selected(self, nodeid: str) -> bool:
-        return nodeid in self._selected or nodeid.partition("[")[0] in self._selected
+        wanted = self._selected
+        return wanted is None or nodeid in wanted or nodeid.partition("[")[0] in wanted
 
 
 def call_hook(reporter: Reporter, pytest: Any) -> Any:
