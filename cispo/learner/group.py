@@ -24,7 +24,11 @@ _REPORT_SECONDS = 2.0
 _GRACE_SECONDS = 10.0
 """After one rank failed the others have this long to say why, before the message is written."""
 
-_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false"}
+_ENVIRONMENT = {
+    # A row of a matrix product then does not depend on how many rows there are, as in the engines.
+    "MKL_CBWR": "AUTO,STRICT",
+    "TOKENIZERS_PARALLELISM": "false",
+}
 
 
 class LearnerGroup:

@@ -1,7 +1,5 @@
 """DeepSpeed with one rank, in this process, at every ZeRO stage; several ranks in test_group."""
 
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ import torch
 
 from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.policy.base import Policy
+from tests.learner.one_rank import one_rank
 from tests.learner.tables import (
     ADAMW,
     LINEAR,
@@ -39,18 +38,8 @@ STAGES = [
 
 @pytest.fixture(scope="module", autouse=True)
 def _process_group() -> Iterator[None]:
-    environment = dict(os.environ)
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    from cispo.learner.deepspeed import join_process_group
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    join_process_group(rank=0, num_ranks=1, host="127.0.0.1", port=port)
-    yield
-    torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(environment)
+    with one_rank():
+        yield
 
 
 def deepspeed_learner(policy: Policy, *, stage: int, **options: Any) -> Any:

@@ -45,12 +45,14 @@ class DecayTables(NamedTuple):
         query: [H, C, 1] lambda^(i+1).
         key: [H, C, 1] lambda^(C-1-j).
         loss: [H, 1, 1] lambda^C - 1, exact where lambda is near one.
+        losses: [H, C, 1] lambda^(i+1) - 1, whose last one is `loss`.
     """
 
     mask: Tensor
     query: Tensor
     key: Tensor
     loss: Tensor
+    losses: Tensor
 
 
 @lru_cache(maxsize=256)
@@ -67,5 +69,6 @@ def decay_tables(
         torch.exp(-s * (i.view(-1, 1) + 1)),
         torch.exp(-s * (block - 1 - i.view(-1, 1))),
         torch.expm1(-s * block),
+        torch.expm1(-s * (i.view(-1, 1) + 1)),
     )
     return DecayTables(*(table.to(dtype=dtype, device=device) for table in tables))
