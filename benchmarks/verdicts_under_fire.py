@@ -62,19 +62,32 @@ def task_and_rollout(index: int) -> tuple[Task, Rollout]:
 
 
 def processes() -> dict[bytes, list[int]]:
-    """Return the reward side's processes, by what they are."""
-    found: dict[bytes, list[int]] = {target: [] for target in TARGETS}
+    """Return the reward side's processes, by what they are; only descendants of this one."""
+    parents, commands = {}, {}
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue
         try:
-            command = (entry / "cmdline").read_bytes()
+            commands[int(entry.name)] = (entry / "cmdline").read_bytes()
+            status = (entry / "stat").read_text()
         except OSError:
             continue  # it ended meanwhile
+        parents[int(entry.name)] = int(status.rpartition(")")[2].split()[1])
+    found: dict[bytes, list[int]] = {target: [] for target in TARGETS}
+    for pid, command in commands.items():
         for target in TARGETS:
-            if target in command:
-                found[target].append(int(entry.name))
+            if target in command and is_descendant(pid, parents):
+                found[target].append(pid)
     return found
+
+
+def is_descendant(pid: int, parents: dict[int, int]) -> bool:
+    """Whether this process started another one, through any number of others."""
+    while pid in parents:
+        pid = parents[pid]
+        if pid == os.getpid():
+            return True
+    return False
 
 
 def shoot(stop: threading.Event, kills: Counter[str]) -> None:
