@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from cispo.config import ExportConfig, RunConfig, SftConfig
+from cispo.config.admit import AdmitConfig
 from cispo.config.score import ScoreConfig
 from cispo.config.serve import ServeConfig
 from cispo.errors import CispoError
@@ -83,6 +84,7 @@ def _store_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConfig)
     store.store(name="sft_schema", node=SftConfig)
+    store.store(name="admit_schema", node=AdmitConfig)
     store.store(name="score_schema", node=ScoreConfig)
     store.store(name="serve_schema", node=ServeConfig)
     store.store(name="export_schema", node=ExportConfig)

@@ -11,8 +11,10 @@ from cispo.data.build import held_out_tasks, training_tasks
 from cispo.data.mixture import TaskMixture
 from cispo.errors import ConfigError
 from cispo.types import Task
+from launch.admitting import refused_tasks
 from launch.context import check_context
 from launch.resume import Resume, read_resume
+from rewards.admission import NEEDS_ADMISSION
 from rewards.build import known_verifiers
 from sandboxes.build import build_sandbox
 
@@ -54,17 +56,23 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
     """Read all tasks, and probe the sandbox if any of them runs programs.
 
     Raises:
-        ConfigError: A source, a line, a verifier or the sandbox is missing or bad.
+        ConfigError: A source, a line, a verifier or the sandbox is missing or bad, or tasks that
+            run programs were not admitted.
     """
     check_verifiers(cfg.reward.verifiers, known_verifiers(), "reward.verifiers")
     evaluates = cfg.evaluation.every >= 0
-    held_out = held_out_tasks(cfg.tasks, cfg.evaluation, seed=cfg.seed) if evaluates else ()
-    training = training_tasks(cfg.tasks, seed=cfg.seed, held_out=held_out)
+    refused = refused_tasks(cfg.tasks, cfg.evaluation, cfg.sandbox)
+    held_out = (
+        held_out_tasks(cfg.tasks, cfg.evaluation, seed=cfg.seed, refused=refused)
+        if evaluates
+        else ()
+    )
+    training = training_tasks(cfg.tasks, seed=cfg.seed, held_out=held_out, refused=refused)
     sampled = [training.task(index) for index in range(PROBED_TASKS)]
     probed = [*held_out, *sampled]
     used = {task.verifier for task in probed}
     check_verifiers(used, cfg.reward.verifiers, "tasks")
-    if "code" in used:
+    if NEEDS_ADMISSION & used:
         asyncio.run(_probe(cfg.sandbox))
     if cfg.rollout.backend != "scripted":
         check_context(cfg.policy, cfg.rollout.sampling, sampled, key="rollout.sampling")

@@ -1,8 +1,7 @@
 """From the configuration to training tasks and held-out tasks that do not overlap."""
 
 import hashlib
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable, Collection, Sequence
 
 from cispo.config import EvaluationConfig, SourceConfig, TasksConfig
 from cispo.data.base import TaskTable
@@ -41,12 +40,22 @@ def open_table(source: SourceConfig) -> TaskTable:
 
 
 def held_out_tasks(
-    tasks: TasksConfig, evaluation: EvaluationConfig, *, seed: int
+    tasks: TasksConfig,
+    evaluation: EvaluationConfig,
+    *,
+    seed: int,
+    refused: Collection[str] = (),
 ) -> tuple[Task, ...]:
     """Draw `evaluation.num_tasks` different tasks.
 
     They come from `evaluation.path` or `evaluation.sources`; without either, from the share of the
     training sources that `tasks.held_out_fraction` keeps out of training.
+
+    Args:
+        tasks: The training sources.
+        evaluation: The held-out sources, if they have their own.
+        seed: Decides which tasks.
+        refused: Ids of tasks that are left out.
 
     Raises:
         ConfigError: There is nothing to draw from, or it has fewer different tasks than asked for.
@@ -57,7 +66,11 @@ def held_out_tasks(
             "tasks.held_out_fraction=0.0: evaluation has no tasks; give evaluation.path=FILE, "
             "a fraction of the training tasks, or evaluation.every=-1 for none"
         )
-    accepts = partial(is_held_out, fraction=1.0 if sources else tasks.held_out_fraction)
+    fraction = 1.0 if sources else tasks.held_out_fraction
+
+    def accepts(task: Task) -> bool:
+        return is_held_out(task, fraction) and task.task_id not in refused
+
     mixture = _mixture(
         sources or training_sources(tasks),
         tasks,
@@ -76,11 +89,19 @@ def held_out_tasks(
     )
 
 
-def training_tasks(tasks: TasksConfig, *, seed: int, held_out: Sequence[Task] = ()) -> TaskMixture:
-    """Mix the training sources, without what is held out by fraction or by name."""
+def training_tasks(
+    tasks: TasksConfig,
+    *,
+    seed: int,
+    held_out: Sequence[Task] = (),
+    refused: Collection[str] = (),
+) -> TaskMixture:
+    """Mix the training sources, without what is held out by fraction or by name, or refused."""
     named = frozenset(prompt_text(task) for task in held_out)
 
     def accepts(task: Task) -> bool:
+        if task.task_id in refused:
+            return False
         return not is_held_out(task, tasks.held_out_fraction) and prompt_text(task) not in named
 
     return _mixture(
