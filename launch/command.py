@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cispo.config import ExportConfig, RunConfig, SftConfig
 from cispo.config.admit import AdmitConfig
+from cispo.config.prepare import PrepareConfig
 from cispo.config.score import ScoreConfig
 from cispo.config.serve import ServeConfig
 from cispo.errors import CispoError
@@ -85,6 +86,7 @@ def _store_schemas() -> None:
     store.store(name="train_schema", node=RunConfig)
     store.store(name="sft_schema", node=SftConfig)
     store.store(name="admit_schema", node=AdmitConfig)
+    store.store(name="prepare_schema", node=PrepareConfig)
     store.store(name="score_schema", node=ScoreConfig)
     store.store(name="serve_schema", node=ServeConfig)
     store.store(name="export_schema", node=ExportConfig)

@@ -61,7 +61,7 @@ def draft_instance(fix: Fix) -> Instance:
             f"changes {', '.join(paths) or 'nothing'}"
         )
     return Instance(
-        instance_id=f"{fix.name.replace('/', '__')}-{commit[:8]}",
+        instance_id=f"{_label(fix.name)}-{commit[:8]}",
         repo=fix.name,
         base_commit=base,
         problem_statement=fix.issue
@@ -147,6 +147,12 @@ def compare(
         test for test in passing if all(run.get(test) is Status.PASSED for run in before)
     ]
     return tuple(sorted(fail_to_pass)), tuple(sorted(pass_to_pass))
+
+
+def _label(name: str) -> str:
+    """Return a name without slashes: that of the folder where the repository has no other."""
+    path = Path(name)
+    return path.stem if path.is_absolute() else name.replace("/", "__")
 
 
 def _shown(environment: Environment, draft: Instance) -> dict[str, str]:
