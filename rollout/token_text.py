@@ -44,11 +44,12 @@ class TokenText:
     def may_complete(self, text: str, vocabulary_size: int) -> Tensor:
         """Return [V] bool: False where a token, as the last one, cannot complete the text.
 
-        Tokens that hold a part of a character only may complete anything.
+        Tokens with a part of a character may complete any text that is not ASCII.
         """
         pieces, order = self._sorted_pieces
         may = torch.zeros(max(vocabulary_size, len(pieces)), dtype=torch.bool)
-        may[self._partial] = True
+        if not text.isascii():
+            may[self._partial] = True
         for start in range(len(text)):  # the token begins with an end of the text
             end = text[start:]
             first = bisect_left(order, (end, -1))

@@ -46,9 +46,7 @@ def test_no_token_that_completes_a_text_is_missed(stop: str) -> None:
 
 
 def test_few_tokens_may_complete_a_text() -> None:
-    pieces = [TOKENIZER.decode([token]) for token in range(len(TOKENIZER))]
-    is_part_of_a_character = torch.tensor(["\ufffd" in piece for piece in pieces])
-    may = TEXT.may_complete("</think>", len(TOKENIZER)) & ~is_part_of_a_character
+    may = TEXT.may_complete("</think>", len(TOKENIZER))
     assert may.sum() < 20
     assert may[TOKENIZER.convert_tokens_to_ids("</think>")]
     assert may[TOKENIZER.convert_tokens_to_ids(">")]

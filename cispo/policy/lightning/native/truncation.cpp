@@ -14,7 +14,7 @@
 namespace {
 
 constexpr int kShift = 18;  // 5 bits of mantissa: masses within 3%
-constexpr int64_t kBuckets = (0x3F800000 >> kShift) + 2;  // up to a mass of 1, or little more
+constexpr int32_t kBuckets = (0x3F800000 >> kShift) + 2;  // up to a mass of 1, or little more
 constexpr int64_t kMassesAThread = 1 << 20;  // fewer do not pay for a thread
 
 struct Ranked {
@@ -31,19 +31,29 @@ struct Place {
     double until;  // mass of all these
 };
 
-class Row {
+class Rows {
   public:
-    Row(const float* mass, int64_t vocabulary, std::vector<int32_t>& counts,
-        std::vector<double>& sums, std::vector<Ranked>& members)
-        : mass_(mass), vocabulary_(vocabulary), counts_(counts), sums_(sums), members_(members) {
-        std::fill(counts_.begin(), counts_.end(), 0);
-        std::fill(sums_.begin(), sums_.end(), 0.0);
+    explicit Rows(int64_t vocabulary)
+        : vocabulary_(vocabulary), bucket_(vocabulary), counts_(kBuckets), sums_(kBuckets) {}
+
+    // count the tokens of a row
+    void read(const float* mass) {
+        std::fill(counts_.begin() + lowest_, counts_.end(), 0);
+        std::fill(sums_.begin() + lowest_, sums_.end(), 0.0);
+        mass_ = mass;
+        lowest_ = kBuckets - 1;
+        for (int64_t token = 0; token < vocabulary_; ++token)  // one vector at a time
+            bucket_[token] = bucket_of(mass_[token]);
         for (int64_t token = 0; token < vocabulary_; ++token) {
-            const int64_t bucket = bucket_of(mass_[token]);
-            counts_[bucket] += 1;
-            sums_[bucket] += mass_[token];
+            counts_[bucket_[token]] += 1;
+            sums_[bucket_[token]] += mass_[token];
         }
+        for (int64_t token = 0; token < vocabulary_; ++token)
+            lowest_ = std::min<int64_t>(lowest_, bucket_[token]);
     }
+
+    // all tokens
+    Place whole(double total) const { return {lowest_, counts_[lowest_], total}; }
 
     // the k-th token
     Place kth(int64_t k) {
@@ -61,7 +71,7 @@ class Row {
     // none behind `last`
     Place cut(double limit, float least, const Place& last) {
         Place place{kBuckets - 1, 0, 0.0};
-        const int64_t lowest = std::max(last.bucket, bucket_of(least));
+        const int64_t lowest = std::max<int64_t>(last.bucket, bucket_of(least));
         while (place.bucket > lowest && place.until + sums_[place.bucket] < limit)
             place.until += sums_[place.bucket--];
         rank(place.bucket);
@@ -95,10 +105,11 @@ class Row {
     }
 
   private:
-    static int64_t bucket_of(float mass) {
+    static int32_t bucket_of(float mass) {
         int32_t bits;
         std::memcpy(&bits, &mass, sizeof bits);
-        return std::clamp<int64_t>(bits >> kShift, 0, kBuckets - 1);
+        bits >>= kShift;
+        return bits < 0 ? 0 : bits < kBuckets ? bits : kBuckets - 1;
     }
 
     int64_t kept(int64_t bucket, const Place& last) const {
@@ -109,15 +120,17 @@ class Row {
     void rank(int64_t bucket) {
         members_.clear();
         for (int64_t token = 0; token < vocabulary_; ++token)
-            if (bucket_of(mass_[token]) == bucket) members_.push_back({mass_[token], token});
+            if (bucket_[token] == bucket) members_.push_back({mass_[token], token});
         std::sort(members_.begin(), members_.end());
     }
 
-    const float* mass_;
+    const float* mass_ = nullptr;
     int64_t vocabulary_;
-    std::vector<int32_t>& counts_;
-    std::vector<double>& sums_;
-    std::vector<Ranked>& members_;
+    int64_t lowest_ = kBuckets - 1;  // bucket that is not empty
+    std::vector<int32_t> bucket_;    // of each token
+    std::vector<int32_t> counts_;
+    std::vector<double> sums_;
+    std::vector<Ranked> members_;
 };
 
 }  // namespace
@@ -132,16 +145,15 @@ void cispo_draw_truncated(const float* mass, int64_t rows, int64_t vocabulary, c
     const int64_t most = std::max<int64_t>(1, rows * vocabulary / kMassesAThread);
     const int64_t workers = std::max<int64_t>(1, std::min({threads, most, rows}));
     cispo::split(rows, workers, [&](ptrdiff_t first, ptrdiff_t last, ptrdiff_t) {
-        std::vector<int32_t> counts(kBuckets);
-        std::vector<double> sums(kBuckets);
-        std::vector<Ranked> members;
+        Rows row(vocabulary);
         for (ptrdiff_t r = first; r < last; ++r) {
             const float* here = mass + r * vocabulary;
-            Row row(here, vocabulary, counts, sums, members);
-            Place end{0, counts[0], total[r]};
+            row.read(here);
+            Place end = row.whole(total[r]);
             if (top_k[r] < vocabulary) end = row.kth(top_k[r]);
             const double limit = top_p[r] < 1.0 ? top_p[r] * end.until : INFINITY;
-            const float least = min_p[r] * *std::max_element(here, here + vocabulary);
+            const float least =
+                min_p[r] > 0.0f ? min_p[r] * *std::max_element(here, here + vocabulary) : 0.0f;
             if (top_p[r] < 1.0 || min_p[r] > 0.0f) end = row.cut(limit, least, end);
             tokens[r] = row.at(noise[r] * end.until, end);
             kept[r] = end.until;
