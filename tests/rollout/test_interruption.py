@@ -37,13 +37,16 @@ def interrupted(
     return bits([f for f in finished + finish(other) if f.request_id == 7])
 
 
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
 @pytest.mark.parametrize(("rows", "steps"), [(8, 20), (8, 1), (3, 5), (3, 40)])
-def test_a_request_goes_on_as_if_it_had_not_been_interrupted(rows: int, steps: int) -> None:
+def test_a_request_goes_on_as_if_it_had_not_been_interrupted(
+    rows: int, steps: int, kernels: str
+) -> None:
     request = make_request(7, prompt=long_prompt(100), seeds=(1, 2, 3, 4), max_new_tokens=60)
-    expected = bits(list(run(engine(rows), request).values()))
-    backend = engine(rows)
+    expected = bits(list(run(engine(rows, kernels=kernels), request).values()))
+    backend, *others = (engine(rows, kernels=kernels) for _ in range(3))
     assert interrupted(backend, backend, steps=steps) == expected
-    assert interrupted(engine(rows), engine(rows), steps=steps) == expected
+    assert interrupted(*others, steps=steps) == expected
 
 
 def test_a_request_can_be_suspended_again_before_it_has_a_row() -> None:

@@ -7,15 +7,16 @@ from cispo.types import PolicyVersion
 from tests.rollout.engines import bits, buckets, engine, finish, make_request, mixed_request, model
 
 
+@pytest.mark.parametrize("kernels", ["auto", "torch"])
 @pytest.mark.parametrize(("num_experts", "max_sequences"), [(1, 1), (1, 5), (4, 18), (12, 5)])
-def test_a_used_row_is_as_good_as_new(num_experts: int, max_sequences: int) -> None:
+def test_a_used_row_is_as_good_as_new(num_experts: int, max_sequences: int, kernels: str) -> None:
     requests = [mixed_request(index, max_new_tokens=20) for index in range(8)]
-    together = engine(max_sequences, num_experts=num_experts)
+    together = engine(max_sequences, num_experts=num_experts, kernels=kernels)
     for each in requests:
         together.start(each)
     alone: dict[tuple[int, int], tuple[object, ...]] = {}
     for each in requests:
-        single = engine(20, num_experts=num_experts)
+        single = engine(20, num_experts=num_experts, kernels=kernels)
         single.start(each)
         alone |= bits(finish(single))
     assert bits(finish(together)) == alone
