@@ -78,7 +78,7 @@ def main() -> None:
     sys.argv = ["pytest"]
     reporter = Reporter(descriptor, order["nonce"], order["selected"])
     reporter.tell("start")
-    options = ["-q", "--tb=short", "-o", "addopts=", "-p", "no:cacheprovider"]
+    options = ["-q", "--tb=line", "--assert=plain", "-o", "addopts=", "-p", "no:cacheprovider"]
     options += [word for name in order["plugins"] for word in ("-p", name)]
     options += ["--rootdir", order["repo"], *order["files"]]
     status = pytest.main(options, plugins=[reporter, call_hook(reporter, pytest)])

@@ -35,11 +35,12 @@ def apply_hunks(text: str, hunks: Sequence[Mapping[str, Any]]) -> str:
         if wanted is not None:
             shift += position - wanted
         end = position + len(old)
-        if new and end == len(lines) and old and not lines[end - 1].endswith("\n"):
-            new[-1] = new[-1].rstrip("\n")  # the text ended without one and goes on doing so
+        if old and new and old[-1].endswith("\n") and not lines[end - 1].endswith("\n"):
+            new[-1] = new[-1].rstrip("\n")  # the text ends without one, and nobody said otherwise
+        result += lines[done:position]
         if result and new and not result[-1].endswith("\n"):
             result[-1] += "\n"
-        result += lines[done:position] + new
+        result += new
         done = end
     return "".join(result + lines[done:])
 
