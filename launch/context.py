@@ -43,8 +43,8 @@ def check_context(
         return
     raise ConfigError(
         f"{key}.max_new_tokens={sampling.max_new_tokens}: with the {lengths[longest]} tokens of "
-        f"the prompt of task {longer[longest].task_id} it exceeds max_position_embeddings={limit} in "
-        f"{policy.path}/config.json; "
+        f"the prompt of task {longer[longest].task_id} it exceeds max_position_embeddings={limit} "
+        f"in {policy.path}/config.json; "
         + (
             f"set it to {limit - lengths[longest]} or less"
             if limit > lengths[longest]

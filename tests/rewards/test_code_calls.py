@@ -7,10 +7,10 @@ import pytest
 
 from cispo.errors import SandboxUnavailableError
 from cispo.types import Ungraded
+from cispo.values import encode
 from rewards.code import CodeGrader
 from rewards.code_tests import code_tests
 from rewards.truth import BadTruthError
-from cispo.values import encode
 from sandboxes.base import Limits
 from sandboxes.bubblewrap import BubblewrapSandbox
 
