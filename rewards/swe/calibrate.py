@@ -68,9 +68,14 @@ class Calibration:
 
 
 def disguised_files(
-    environment: Environment, instance: Instance, clones: Sequence[Clone], rng: Random
+    environment: Environment,
+    instance: Instance,
+    clones: Sequence[Clone],
+    rng: Random,
+    *,
+    puts_clones_first: bool = False,
 ) -> dict[str, Disguise]:
-    """Disguise every file that has tests of an instance.
+    """Disguise every file that has tests of an instance; see `disguise`.
 
     Raises:
         UnsoundError: A test file is no Python, or is not there.
@@ -78,7 +83,10 @@ def disguised_files(
     paths = {test.partition("::")[0] for test in (*instance.fail_to_pass, *instance.pass_to_pass)}
     try:
         return {
-            path: disguise(environment.tests[path], path, clones, rng) for path in sorted(paths)
+            path: disguise(
+                environment.tests[path], path, clones, rng, puts_clones_first=puts_clones_first
+            )
+            for path in sorted(paths)
         }
     except SyntaxError as error:
         raise UnsoundError(f"a test file is no Python: {error}") from error
@@ -130,6 +138,20 @@ def calibrate(
         ),
         cpu_seconds=cpu_seconds,
     )
+
+
+def undisturbed(
+    clones: Sequence[Clone], instance: Instance, run: TestRun, files: dict[str, Disguise]
+) -> list[Clone]:
+    """Return the clones of tests that passed; the others may be disturbed by their clones."""
+    names = {theirs: ours for file in files.values() for ours, theirs in file.names.items()}
+    statuses = {_renamed(test, names): status for test, status in run.statuses.items()}
+    disturbed = {
+        test.partition("[")[0]
+        for test in (*instance.fail_to_pass, *instance.pass_to_pass)
+        if statuses.get(test) is not Status.PASSED
+    }
+    return [clone for clone in clones if f"{clone.path}::{clone.test}" not in disturbed]
 
 
 def _demanded(listed: Sequence[str], statuses: dict[str, Status], column: str) -> tuple[str, ...]:

@@ -44,10 +44,25 @@ class Disguise:
     clones: Mapping[str, Clone]
 
 
-def disguise(source: str, path: str, clones: Sequence[Clone], rng: Random) -> Disguise:
+def disguise(
+    source: str,
+    path: str,
+    clones: Sequence[Clone],
+    rng: Random,
+    *,
+    puts_clones_first: bool = False,
+) -> Disguise:
     """Rename the tests of a file and put clones beside them, in random order.
 
     A test that other parts of the file know by name keeps it, and has no clones.
+
+    Args:
+        source: The file.
+        path: Its path.
+        clones: Clones of tests of any files.
+        rng: Makes names and order.
+        puts_clones_first: Whether every test comes after its clones, which shows whether they
+            disturb it.
 
     Raises:
         SyntaxError: The file is no Python.
@@ -66,7 +81,10 @@ def disguise(source: str, path: str, clones: Sequence[Clone], rng: Random) -> Di
             (clone, name := _random_name(rng), _variant(data, test, clone, name))
             for clone in (None, *(c for c in clones if (c.path, c.test) == (path, test.qualified)))
         ]
-        rng.shuffle(variants)
+        if puts_clones_first:
+            variants.append(variants.pop(0))
+        else:
+            rng.shuffle(variants)
         pieces.append(data[done : test.start])
         for clone, name, text in variants:
             nodeid = "::".join(filter(None, (path, test.scope, name)))

@@ -19,6 +19,7 @@ from rewards.swe.calibrate import (
     calibrate,
     candidates,
     disguised_files,
+    undisturbed,
 )
 from rewards.swe.disguise import Disguise, choose_clones
 from rewards.swe.jail_run import JailRun, Order, run_in_jail, run_limits
@@ -143,13 +144,20 @@ class SweGrader:
             modules=environment.modules,
         )
         clones = candidates(environment, instance, rng)
-        files = disguised_files(environment, instance, clones, rng)
-        run, tests = await self._run(instance, environment, kept.patches, files)
-        if (cause := failure_of(run)) is not None:
-            raise UnsoundError(f"with the reference solution, {cause}")
-        if tests.contradictions:
-            raise UnsoundError(f"with the reference solution, {tests.contradictions[0]}")
-        return calibrate(instance, tests, files, cpu_seconds=run.result.cpu_seconds)
+        while True:
+            files = disguised_files(environment, instance, clones, rng, puts_clones_first=True)
+            run, tests = await self._run(instance, environment, kept.patches, files)
+            try:
+                if (cause := failure_of(run)) is not None:
+                    raise UnsoundError(f"with the reference solution, {cause}")
+                if tests.contradictions:
+                    raise UnsoundError(f"with the reference solution, {tests.contradictions[0]}")
+                return calibrate(instance, tests, files, cpu_seconds=run.result.cpu_seconds)
+            except UnsoundError:
+                if not clones:
+                    raise
+                fewer = undisturbed(clones, instance, tests, files)
+                clones = fewer if len(fewer) < len(clones) else []
 
     async def _test(
         self,
