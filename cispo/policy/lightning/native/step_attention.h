@@ -1,9 +1,12 @@
 // What one new token does to one head's memory: a lightning state, or pages of keys and values.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "elementwise.h"
+#include "rows.h"
 
 namespace cispo::step {
 
@@ -72,14 +75,38 @@ inline void rotate(float* x, ptrdiff_t half, const float* cosine, const float* s
     }
 }
 
-inline float dot(const float* x, const float* y, ptrdiff_t D) {
-    Vector sum = {};
+// sums of the lanes of kLanes vectors, which are used up
+inline Vector sums_of_each(Vector* v) {
+    constexpr auto lanes = std::make_integer_sequence<int, kLanes>();
+#pragma GCC unroll 4
+    for (int n = kLanes / 2; n > 0; n /= 2)
+#pragma GCC unroll 8
+        for (int i = 0; i < n; ++i)
+            v[i] = interleaved<0>(v[i], v[i + n], lanes) + interleaved<1>(v[i], v[i + n], lanes);
+    return v[0];
+}
+
+// q . key of kLanes keys [D] that follow each other
+inline Vector scores_of(const float* q, const float* keys, ptrdiff_t D) {
+    Vector sum[kLanes];
+#pragma GCC unroll 16
+    for (int t = 0; t < kLanes; ++t) sum[t] = Vector{};
     ptrdiff_t d = 0;
-    for (; d + kLanes <= D; d += kLanes) sum += load(x + d) * load(y + d);
-    float total = lanes_sum(sum);
-    for (; d + kFew <= D; d += kFew)
-        total += lanes_sum(load_as<Few>(x + d) * load_as<Few>(y + d));
-    return total;
+    for (; d + kLanes <= D; d += kLanes) {
+        const Vector query = load(q + d);
+#pragma GCC unroll 16
+        for (int t = 0; t < kLanes; ++t) sum[t] += query * load(keys + t * D + d);
+    }
+    for (; d < D; d += kFew) {  // the other lanes stay as they are
+        Vector query = {}, key = {};
+        std::memcpy(&query, q + d, sizeof(Few));
+#pragma GCC unroll 16
+        for (int t = 0; t < kLanes; ++t) {
+            std::memcpy(&key, keys + t * D + d, sizeof(Few));
+            sum[t] += query * key;
+        }
+    }
+    return sums_of_each(sum);
 }
 
 // `Count` vectors of columns of o = scale o + sum_t weight[t] value[t], value [tokens][D]
@@ -105,18 +132,23 @@ struct OnlineSoftmax {
     void read(const float* q, const float* keys, const float* values, ptrdiff_t D,
               ptrdiff_t tokens, float* o) {
         alignas(64) float weight[kPage];
-        float highest = peak;
-        for (ptrdiff_t t = 0; t < tokens; ++t) {
-            weight[t] = dot(q, keys + t * D, D);
-            highest = weight[t] > highest ? weight[t] : highest;
+        Vector highest = broadcast(peak);
+        for (ptrdiff_t t = 0; t < tokens; t += kLanes) {  // pages are whole, whatever is in them
+            store(weight + t, scores_of(q, keys + t * D, D));
+            std::fill(weight + std::min(tokens, t + kLanes), weight + t + kLanes, -INFINITY);
+            const Vector score = load(weight + t);
+            highest = score > highest ? score : highest;
         }
-        for (ptrdiff_t t = tokens; t < kPage; ++t) weight[t] = 0.0f;
-        for (ptrdiff_t t = 0; t < kPage; t += kLanes)
-            store(weight + t, exp(load(weight + t) - highest));
-        const float scale = peak == highest ? 1.0f : exp(peak - highest);
-        mass *= scale;
-        for (ptrdiff_t t = 0; t < tokens; ++t) mass += weight[t];
-        peak = highest;
+        const float old = peak;
+        for (int lane = 0; lane < kLanes; ++lane) peak = std::max(peak, highest[lane]);
+        Vector sum = {};
+        for (ptrdiff_t t = 0; t < tokens; t += kLanes) {
+            const Vector score = load(weight + t), share = exp(score - peak);
+            store(weight + t, score == -INFINITY ? Vector{} : share);
+            sum += load(weight + t);
+        }
+        const float scale = old == peak ? 1.0f : exp(old - peak);
+        mass = mass * scale + lanes_sum(sum);
         ptrdiff_t d = 0;
         for (; d + 4 * kLanes <= D; d += 4 * kLanes)
             add_values<Vector, 4>(values + d, D, weight, tokens, scale, o + d);
