@@ -58,6 +58,7 @@ class Experts(nn.Module):
         With the native kernels, and under MKL_CBWR=AUTO,STRICT with the others on a CPU, a token's
         bits do not depend on the tokens beside it.
         """
+        x = x.to(self.down_proj.dtype)
         if routing is None:
             return feed_forward(x, self.gate_up_proj.squeeze(0), self.down_proj.squeeze(0))
         order = routing.experts.view(-1).argsort(stable=True)

@@ -10,6 +10,7 @@ from cispo.policy.lightning.linear import LightningAttention
 from cispo.policy.lightning.moe import Balance, MixtureOfExperts, balance_of
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.prefill import Prefill
+from cispo.policy.lightning.projection import widened
 from cispo.policy.lightning.rotary import Rotation, rotation
 from cispo.policy.lightning.softmax import SoftmaxAttention
 
@@ -107,4 +108,5 @@ class LightningLayer(nn.Module):
 
 def _residual(normed: Tensor, y: Tensor, factors: tuple[float, float]) -> Tensor:
     alpha, beta = factors
+    y = widened(y)
     return torch.add(y if beta == 1.0 else y * beta, normed, alpha=alpha)

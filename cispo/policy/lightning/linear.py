@@ -9,6 +9,7 @@ from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.decay import decay_tables, layer_slopes
 from cispo.policy.lightning.layout import ChunkLayout
 from cispo.policy.lightning.norm import GatedRmsNorm
+from cispo.policy.lightning.projection import Projection
 
 _INNER_NORM_EPS = 1e-6
 """The released checkpoint's class default; not `rms_norm_eps` of its config.json."""
@@ -22,10 +23,10 @@ class LightningAttention(nn.Module):
         self.kernels = kernels
         self.num_heads, self.head_dim = config.num_attention_heads, config.head_dim
         width, inner = config.hidden_size, self.num_heads * self.head_dim
-        self.qkv_proj = nn.Linear(width, 3 * inner, bias=False)
-        self.output_gate = nn.Linear(width, inner, bias=False)
+        self.qkv_proj = Projection(width, 3 * inner)
+        self.output_gate = Projection(width, inner)
         self.norm = GatedRmsNorm(inner, eps=_INNER_NORM_EPS)
-        self.out_proj = nn.Linear(inner, width, bias=False)
+        self.out_proj = Projection(inner, width)
         self.slopes = layer_slopes(
             self.num_heads,
             layer=layer,
@@ -65,5 +66,5 @@ class LightningAttention(nn.Module):
         state.addcmul_(state, loss)
         state.addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
         o = torch.bmm(q.reshape(N * H, 1, D), state.view(N * H, D, D)).view(N, H * D)
-        y: Tensor = self.out_proj(self.norm(o.to(x.dtype), self.output_gate(x)))
+        y: Tensor = self.out_proj(self.norm(o, self.output_gate(x)))
         return y

@@ -11,6 +11,7 @@ from cispo.policy.lightning.moe import Balance
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.pages import PAGE
 from cispo.policy.lightning.prefill import Prefill, plan_prefill
+from cispo.policy.lightning.projection import widened
 from cispo.policy.lightning.recompute import recomputed
 from cispo.policy.lightning.rotary import Rotation, rotation
 from cispo.policy.lightning.state import DecodeState
@@ -43,7 +44,7 @@ class LightningStack(nn.Module):
         Returns:
             Residual stream [T, d] before the final norm, and the balance of each layer's router.
         """
-        x: Tensor = self.embed_tokens(token_ids)
+        x = widened(self.embed_tokens(token_ids))
         balances = []
         is_recomputed = self.recompute_layers and torch.is_grad_enabled()
         for layer in self.layers:
@@ -54,7 +55,7 @@ class LightningStack(nn.Module):
 
     def prefill(self, token_ids: Tensor, plan: Prefill, linear: Tensor, pages: Tensor) -> Tensor:
         """Run packed tokens [T] that continue states [L_linear, S, H, D, D] and pages."""
-        x: Tensor = self.embed_tokens(token_ids)
+        x = widened(self.embed_tokens(token_ids))
         states, layers_of_pages = iter(linear), iter(pages)
         for layer in self.layers:
             assert isinstance(layer, LightningLayer)
@@ -67,7 +68,7 @@ class LightningStack(nn.Module):
     def step(self, token_ids: Tensor, state: DecodeState, by: Rotation, table: Tensor) -> Tensor:
         """Run one token [N] a row; updates states and pages, not the lengths."""
         N = len(token_ids)
-        x: Tensor = self.embed_tokens(token_ids)
+        x = widened(self.embed_tokens(token_ids))
         states, layers_of_pages = iter(state.linear), iter(state.pages)
         for layer in self.layers:
             assert isinstance(layer, LightningLayer)

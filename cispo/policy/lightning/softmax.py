@@ -11,6 +11,7 @@ from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.layout import BucketLayout
 from cispo.policy.lightning.pages import PAGE, append, gather
 from cispo.policy.lightning.prefill import Prefill
+from cispo.policy.lightning.projection import Projection
 from cispo.policy.lightning.rotary import Rotation, rotate
 
 _QUERY_BLOCK = 128
@@ -85,10 +86,10 @@ class SoftmaxAttention(nn.Module):
         self.num_kv_heads = config.num_key_value_heads
         width, inner = config.hidden_size, self.num_heads * config.head_dim
         kv_inner = self.num_kv_heads * config.head_dim
-        self.q_proj = nn.Linear(width, inner, bias=False)
-        self.k_proj = nn.Linear(width, kv_inner, bias=False)
-        self.v_proj = nn.Linear(width, kv_inner, bias=False)
-        self.o_proj = nn.Linear(inner, width, bias=False)
+        self.q_proj = Projection(width, inner)
+        self.k_proj = Projection(width, kv_inner)
+        self.v_proj = Projection(width, kv_inner)
+        self.o_proj = Projection(inner, width)
 
     def project(self, x: Tensor, by: Rotation) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [N, H, D], keys and values [N, KVH, D] of x [N, d], queries and keys rotated."""
