@@ -154,3 +154,9 @@ def positions(cu_seqlens: Tensor) -> Tensor:
 def flat(chunks: Tensor) -> Tensor:
     """[R, H, ...] chunks as one batch of matrices [R H, ...]."""
     return chunks.flatten(0, 1)
+
+
+def pad_rows(x: Tensor, count: int) -> Tensor:
+    """Add rows of zeros to x [N, ...] until there are `count`; if there are, return x itself."""
+    missing = count - len(x)
+    return x if missing <= 0 else torch.cat((x, x.new_zeros(missing, *x.shape[1:])))

@@ -7,6 +7,7 @@ from torch.nn import functional as F
 from cispo.policy.base import Policy, RouterLoad, TokenScores
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.layer import LightningLayer, Packing
+from cispo.policy.lightning.layout import pad_rows
 from cispo.policy.lightning.moe import Balance
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.pages import PAGE
@@ -66,8 +67,11 @@ class LightningStack(nn.Module):
         return x
 
     def step(self, token_ids: Tensor, state: DecodeState, by: Rotation, table: Tensor) -> Tensor:
-        """Run one token [N] a row; updates states and pages, not the lengths."""
-        N = len(token_ids)
+        """Run one token [M] a row; updates states and pages of the N rows of `table`.
+
+        Further rows are padding; lengths are left as they are.
+        """
+        N = len(table)
         x = widened(self.embed_tokens(token_ids))
         states, layers_of_pages = iter(state.linear), iter(state.pages)
         for layer in self.layers:
@@ -166,8 +170,9 @@ class LightningModel(Policy):
     def decode(self, token_ids: Tensor, state: DecodeState) -> Tensor:
         """Read one more token of each of the first N rows of the state, which is updated in place.
 
-        With at least 16 rows, a row's bits depend neither on N nor on the other rows (float32 on
-        CPU; products over more than 512 inputs need MKL_CBWR=AUTO,STRICT in the environment).
+        A row's bits depend neither on N nor on the other rows (float32 on CPU, widths that are
+        multiples of 32; products over more than 512 inputs need MKL_CBWR=AUTO,STRICT in the
+        environment).
 
         Args:
             token_ids: [N] int64.
@@ -181,15 +186,17 @@ class LightningModel(Policy):
         lengths = state.lengths[:N]
         width = int(lengths.max()) // PAGE + 1 if state.allocator.num_layers else 0
         table = state.page_table[:N, :width].long()
-        by = rotation(lengths, rotary_dim=self.config.rotary_dim, theta=self.config.rope_theta)
-        x = self.model.step(token_ids, state, by, table)
+        positions = pad_rows(lengths, _INVARIANT_ROWS)
+        by = rotation(positions, rotary_dim=self.config.rotary_dim, theta=self.config.rope_theta)
+        x = self.model.step(pad_rows(token_ids, _INVARIANT_ROWS), state, by, table)
         lengths.add_(1)
         hidden: Tensor = self.model.norm(x)
-        return hidden
+        return hidden[:N]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Head in float32: hidden [N, d] -> [N, V]."""
-        return F.linear(hidden.float(), self.lm_head.weight.float())
+        """Head in float32: hidden [N, d] -> [N, V]; a row's bits are its own."""
+        rows = pad_rows(hidden.float(), _INVARIANT_ROWS)
+        return F.linear(rows, self.lm_head.weight.float())[: len(hidden)]
 
     @torch.no_grad()
     def initialise(self, seed: int) -> None:

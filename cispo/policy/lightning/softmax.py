@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cispo.policy.lightning.config import LightningConfig
-from cispo.policy.lightning.layout import BucketLayout
+from cispo.policy.lightning.layout import BucketLayout, pad_rows
 from cispo.policy.lightning.pages import PAGE, append, gather
 from cispo.policy.lightning.prefill import Prefill
 from cispo.policy.lightning.projection import Projection
@@ -124,13 +124,15 @@ class SoftmaxAttention(nn.Module):
     def step(
         self, x: Tensor, by: Rotation, pages: Tensor, table: Tensor, lengths: Tensor
     ) -> Tensor:
-        """Attend from one new token a row, x [N, d], appending to pages [P, 2, KVH, PAGE, D].
+        """Attend from one new token a row, x [M, d], appending to pages [P, 2, KVH, PAGE, D].
 
+        Rows beyond the N lengths are padding: they only take part in projections.
         `lengths` [N] counts the tokens before this one; `table` [N, W] holds the pages of all rows,
         those of the new tokens included.
         """
-        q, k, v = self.project(x, by)
-        N, H, D = q.shape
+        N = len(lengths)
+        q, k, v = (heads[:N] for heads in self.project(x, by))
+        H, D = q.shape[1:]
         page = table.gather(1, (lengths // PAGE).view(-1, 1))[:, 0]
         append(pages, page, lengths % PAGE, (k, v))
         keys, values = gather(pages, table)
@@ -139,7 +141,7 @@ class SoftmaxAttention(nn.Module):
         future = torch.arange(keys.shape[2], device=x.device) > lengths.view(-1, 1)
         scores.view(N, H, -1).masked_fill_(future.unsqueeze(1), -torch.inf)
         output = torch.bmm(torch.softmax(scores, dim=-1).to(values.dtype), values.flatten(0, 1))
-        y: Tensor = self.o_proj(output.view(N, H * D))
+        y: Tensor = self.o_proj(pad_rows(output.view(N, H * D), len(x)))
         return y
 
 

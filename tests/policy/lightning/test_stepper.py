@@ -126,21 +126,27 @@ def test_bfloat16_weights_are_computed_with_in_float32():
     assert torch.equal(*hidden)
 
 
-def test_a_row_has_the_same_bits_in_any_company(any_model):
-    native = NativeStepper(any_model)
-    tokens = _tokens(any_model, 70, 100)
-    everyone = _decoded(native, DecodeState.empty(any_model.config, 100), tokens)
-    logits = native.logits(everyone[-1])
-    for rows in (
-        torch.arange(1),
-        torch.tensor([41, 7, 99]),
-        torch.arange(16),
-        torch.arange(20, 84),
-    ):
-        state = DecodeState.empty(any_model.config, len(rows))
-        fewer = _decoded(native, state, tokens[:, rows].contiguous())
+def test_a_row_has_the_same_bits_in_any_company_in_the_native_step(any_model):
+    _hold_rows_in_company(NativeStepper(any_model), any_model.config)
+
+
+@pytest.mark.parametrize("name", ["experts", "dense", "many experts", "softmax first and last"])
+def test_a_row_has_the_same_bits_in_any_company_in_the_torch_step(name):
+    model = make_model(**ARCHITECTURES[name])
+    _hold_rows_in_company(TorchStepper(model), model.config)
+
+
+def _hold_rows_in_company(stepper, config):
+    tokens = random_ids(70 * 100, vocabulary=config.vocab_size).view(70, 100)
+    everyone = _decoded(stepper, DecodeState.empty(config, 100), tokens)
+    logits = stepper.logits(everyone[-1])
+    some = torch.tensor([41, 7, 99])
+    for rows in (torch.arange(1), some, torch.arange(16), torch.arange(20, 84)):
+        fewer = _decoded(
+            stepper, DecodeState.empty(config, len(rows)), tokens[:, rows].contiguous()
+        )
         assert torch.equal(fewer, everyone[:, rows])
-        assert torch.equal(native.logits(fewer[-1]), logits[rows])
+        assert torch.equal(stepper.logits(fewer[-1]), logits[rows])
 
 
 def test_a_row_has_the_same_bits_with_any_number_of_threads(any_model, threads):
