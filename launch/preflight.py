@@ -71,7 +71,7 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
     sampled = [training.task(index) for index in range(PROBED_TASKS)]
     probed = [*held_out, *sampled]
     used = {task.verifier for task in probed}
-    check_verifiers(used, cfg.reward.verifiers, "tasks")
+    check_verifiers(sorted(used), cfg.reward.verifiers, "tasks")
     if NEEDS_ADMISSION & used:
         asyncio.run(_probe(cfg.sandbox))
     if cfg.rollout.backend != "scripted":
