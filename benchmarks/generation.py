@@ -1,7 +1,7 @@
 """Tokens a second of the rollout engine beside transformers' `generate`, and beside the limits.
 
     python -m benchmarks.generation                                # writes results/generation.json
-    python -m benchmarks.generation --quick                        # a few steps of everything
+    python -m benchmarks.generation --quick                        # a few steps, writes nothing
     python -m benchmarks.generation --vllm-python /path/to/python  # vLLM-CPU as well
 
 Models have random float32 weights. All contestants of a row run in turns in this process, with the
@@ -40,7 +40,7 @@ def contestants(shape: Shape, *, rows: int) -> dict[str, Generator]:
     model = lightning_model(shape)
     return {
         "native": Engine(model, "native", max_rows=rows),
-        "torch": Engine(model, "torch", max_rows=rows),
+        "torch": Engine(lightning_model(shape, kernels="torch"), "torch", max_rows=rows),
         "transformers": Transformers(shape, max_rows=rows),
     }
 
@@ -114,7 +114,9 @@ def show(title: str, result: dict[str, Any]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="a few steps of everything")
+    parser.add_argument(
+        "--quick", action="store_true", help="a few steps of everything; writes nothing"
+    )
     parser.add_argument("--vllm-python", help="interpreter of an environment with vLLM for CPUs")
     arguments = parser.parse_args()
     quick = arguments.quick
@@ -129,7 +131,8 @@ def main() -> None:
     torch.set_num_threads(min(2, os.cpu_count() or 1))
     print(f"{torch.get_num_threads()} threads on both sides:")
     results["two_threads"] = {"small": uniform(SMALL, quick=quick, rounds=1)}
-    RESULT.write_text(json.dumps(results, indent=1) + "\n")
+    if not quick:
+        RESULT.write_text(json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

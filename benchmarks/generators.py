@@ -46,7 +46,11 @@ EXPERTS = Shape(
 
 
 def lightning_model(
-    shape: Shape, *, layer_types: tuple[str, ...] = _LAYERS, extra_inner: int = 0
+    shape: Shape,
+    *,
+    layer_types: tuple[str, ...] = _LAYERS,
+    extra_inner: int = 0,
+    kernels: str = "auto",
 ) -> LightningModel:
     """Make our model with random weights; `extra_inner` widens its feed-forward networks."""
     model = LightningModel(
@@ -62,7 +66,8 @@ def lightning_model(
             rotary_dim=shape.head_dim,  # transformers rotates whole heads
             num_local_experts=shape.experts,
             num_experts_per_tok=shape.experts_per_token,
-        )
+        ),
+        kernels=kernels,
     )
     model.initialise(0)
     return model
