@@ -20,7 +20,9 @@ def tree_cpu_seconds(roots: Iterable[int]) -> float:
     return ticks / _TICKS_PER_SECOND
 
 
-def was_starved(roots: Iterable[int], *, wall_seconds: float, cpus: float) -> bool:
+def was_starved(
+    roots: Iterable[int], *, wall_seconds: float, cpus: float, used_seconds: float = 0.0
+) -> bool:
     """Decide whether trees of processes spent its time waiting for a processor.
 
     True where one of its tasks was ready to run, and was not run, for at least half of the wall
@@ -32,6 +34,7 @@ def was_starved(roots: Iterable[int], *, wall_seconds: float, cpus: float) -> bo
         roots: Roots of the trees, which must still be there.
         wall_seconds: How long the tree has been running.
         cpus: CPUs that it may use at once.
+        used_seconds: CPU time that it is known to have used, the dead included.
     """
     ran, longest_wait = 0.0, 0.0
     for process in _trees(roots):
@@ -42,7 +45,9 @@ def was_starved(roots: Iterable[int], *, wall_seconds: float, cpus: float) -> bo
                 continue
             ran += int(on_cpu) / 1e9
             longest_wait = max(longest_wait, int(waiting) / 1e9)
-    return longest_wait >= _SHARE * wall_seconds and ran < _SHARE * wall_seconds * cpus
+    return longest_wait >= _SHARE * wall_seconds and (
+        max(ran, used_seconds) < _SHARE * wall_seconds * cpus
+    )
 
 
 def _trees(roots: Iterable[int]) -> Iterator[int]:

@@ -111,6 +111,9 @@ class Watch:
 
     def _at_wall_limit(self) -> Outcome:
         starved = was_starved(
-            self._root_pids, wall_seconds=self._limits.wall_seconds, cpus=self._limits.cpus
+            self._root_pids,
+            wall_seconds=self._limits.wall_seconds,
+            cpus=self._limits.cpus,
+            used_seconds=self.cpu_seconds(),
         )
         return Outcome.LOST if starved else Outcome.TIMED_OUT

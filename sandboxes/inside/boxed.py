@@ -120,8 +120,14 @@ def _watch(program: int, cpu_limit: float, *, wall_seconds: float, cpus: float) 
         if _cpu_seconds() >= cpu_limit:
             return "cpu", _BROKEN
         if time.monotonic() >= deadline:
-            starved = was_starved([program, 1], wall_seconds=wall_seconds, cpus=cpus)
+            starved = was_starved(_children(), wall_seconds=wall_seconds, cpus=cpus)
             return "starved" if starved else "wall", _BROKEN
+
+
+def _children() -> list[int]:
+    """Return the program and the orphans that are left of it."""
+    with open("/proc/1/task/1/children") as file:
+        return [int(word) for word in file.read().split()]
 
 
 def _exit_status(ended: int) -> int:
