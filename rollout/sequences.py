@@ -270,9 +270,9 @@ class Sequences:
         return self._active
 
     def _sample(self, logits: Tensor, active: _Active, version: PolicyVersion) -> Drawn:
-        noise = uniforms(active.seeds, active.counts.cpu()).to(logits.device)
+        noise = uniforms(active.seeds, active.counts.cpu(), kernels=self._kernels)
         try:
-            return sample(logits, noise, active.settings, kernels=self._kernels)
+            return sample(logits, noise.to(logits.device), active.settings, kernels=self._kernels)
         except NonFiniteLogitsError as error:
             owner = self.owners[error.row]
             raise DivergedError(
