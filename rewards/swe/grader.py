@@ -8,11 +8,11 @@ from random import Random
 from typing import Any
 
 from cispo.config.swe import SweConfig
-from cispo.data.swe.instance import Instance
+from cispo.data.swe.instance import Instance, digest
 from cispo.data.swe.patch import BadPatchError, FilePatch
 from cispo.data.swe.read_patch import parse_diff
 from cispo.types import Ungraded
-from rewards.swe.answer import filter_patch, read_patch
+from rewards.swe.answer import as_json, filter_patch, read_patch
 from rewards.swe.calibrate import (
     Calibration,
     UnsoundError,
@@ -23,12 +23,15 @@ from rewards.swe.calibrate import (
 )
 from rewards.swe.disguise import Disguise, choose_clones
 from rewards.swe.jail_run import JailRun, Order, run_in_jail, run_limits
+from rewards.swe.once import Once
 from rewards.swe.tested import NOTHING, TestedPatch, failure_of, in_disguise, judge_run
 from rewards.swe.verdict import TestRun, read_run
 from rewards.truth import BadTruthError, truth_field
 from sandboxes.base import Outcome
 from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.environment import Environment, Environments, UnbuildableError
+
+_MAX_RECENT = 4096
 
 
 class LostError(Exception):
@@ -53,6 +56,9 @@ class SweGrader:
         self._environments = Environments.at(settings.cache, settings.repositories)
         self._slots = asyncio.Semaphore(max_concurrent)
         self._calibrating: dict[str, asyncio.Lock] = {}
+        self._recent: Once[TestedPatch | Ungraded] = Once(
+            max_answers=_MAX_RECENT, may_keep=_is_repeatable
+        )
 
     @property
     def cache(self) -> Path:
@@ -64,7 +70,8 @@ class SweGrader:
 
         `correct` is 1.0 where all tests pass and nobody cheated; `fail_to_pass` and `pass_to_pass`
         are the shares of those that pass, 0.0 where somebody did; `applied`, `tamper` and
-        `timed_out` are 0.0 or 1.0. What only the machine can be blamed for is `Ungraded`.
+        `timed_out` are 0.0 or 1.0. What only the machine can be blamed for is `Ungraded`. Equal
+        patches of a group are tested once.
 
         Args:
             text: An answer with a patch in it, or the diff that an agent leaves.
@@ -78,7 +85,8 @@ class SweGrader:
             patches = read_patch(text, default_path=_only(instance.shown_files))
         except BadPatchError:
             return NOTHING
-        tested = await self.test(instance, patches)
+        key = digest([instance.content_hash, [as_json(patch) for patch in patches]])
+        tested = await self._recent.get(key, lambda: self.test(instance, patches))
         return tested if isinstance(tested, Ungraded) else tested.parts
 
     async def test(
@@ -217,6 +225,11 @@ class SweGrader:
             raise LostError(said.rpartition("\n")[2])
         has_run = run.report is not None and "events" in run.report
         return run, read_run(run.report, nonce) if has_run and run.report else TestRun()
+
+
+def _is_repeatable(tested: TestedPatch | Ungraded) -> bool:
+    """Whether the tests would say the same of the same patch."""
+    return isinstance(tested, TestedPatch) and not tested.parts["timed_out"]
 
 
 def _only(shown: Mapping[str, str]) -> str | None:
