@@ -65,10 +65,10 @@ struct Workspace {
 
     Workspace(const ChunkSizes& s, int64_t heads)
         : q(buffer(s.depth, s.width)), k(buffer(s.depth, s.width)), v(buffer(s.depth, s.width)),
-          grad(buffer(s.depth, s.width)), flipped(buffer(s.width, s.depth)),
+          grad(buffer(s.depth, s.width)), flipped(buffer(s.columns, s.depth)),
           scores(buffer(s.depth, s.depth)), out(buffer(s.depth, s.width)),
-          faded(buffer(s.depth, s.width)), turned(buffer(s.width, s.width)),
-          states(buffer(heads * s.width, s.width)) {}
+          faded(buffer(s.depth, s.width)), turned(buffer(s.columns, s.width)),
+          states(buffer(heads * s.columns, s.width)) {}
 };
 
 // Heads first..last-1 of one sequence, by one thread.
@@ -106,7 +106,8 @@ class Job {
             attend_chunk(h, m, lead, w.k.get(), w.q.get(), w.grad.get(),
                          has_state ? state(h) : nullptr, ahead);
             write(grad_v, h, t, m, s.D, w.out.get(), s.width);
-            if (has_state) transpose(state(h), s.width, s.width, s.width, w.turned.get(), s.width);
+            if (has_state)
+                transpose(state(h), s.width, s.columns, s.columns, w.turned.get(), s.width);
             attend_chunk(h, m, lead, w.v.get(), w.grad.get(), w.q.get(),
                          has_state ? w.turned.get() : nullptr, ahead);
             write(grad_k, h, t, m, s.D, w.out.get(), s.width);
@@ -168,18 +169,18 @@ class Job {
 
     void attend_chunk(int64_t h, int m, int lead, const float* query, const float* key,
                       const float* value, const float* before, Ahead& ahead) {
-        transpose(key, s.width, s.depth, s.width, w.flipped.get(), s.depth);
+        transpose(key, s.width, s.depth, s.columns, w.flipped.get(), s.depth);
         attend(s, decays[h], m, lead, query, w.flipped.get(), value, before, w.scores.get(),
                w.out.get(), ahead);
     }
 
-    float* state(int64_t h) { return w.states.get() + (h - first) * s.width * s.width; }
+    float* state(int64_t h) { return w.states.get() + (h - first) * s.columns * s.width; }
 
     // [D][width] from [D][D]
     void load_states(const float* from, bool is_turned) {
         for (int64_t h = first; h < last; ++h) {
             float* const to = state(h);
-            std::fill_n(to, s.width * s.width, 0.0f);
+            std::fill_n(to, s.columns * s.width, 0.0f);
             if (!from) continue;
             const float* const source = from + (sequence * p.heads + h) * s.D * s.D;
             for (int i = 0; i < s.D; ++i)

@@ -16,32 +16,40 @@
 
 namespace cispo {
 
-constexpr int kTileRows = 4;  // finer than the largest tile: less work above the diagonal
+// Flatter than the largest tile: less work above the diagonal. Scores have few columns, so that
+// their tiles are high instead; it takes about eight sums at once to hide an addition's latency.
+constexpr int kTileRows = 4;
+constexpr int kScoreVectors = kVectors / 2, kScoreRows = kTileRows * kVectors / kScoreVectors;
 
-inline int whole_vectors(int n) { return (n + kLanes - 1) / kLanes * kLanes; }
+inline int round_up(int n, int to) { return (n + to - 1) / to * to; }
 
 struct ChunkSizes {
     int D, C;          // head size; tokens of a chunk
-    int width, depth;  // the same in whole vectors, as buffers have them
+    int columns, depth;  // the same in whole vectors, as buffers have them
+    int width;           // from row to row of `columns`: rows whose distance is a large power of
+                         // two would share few sets of the L1 cache
 
-    ChunkSizes(int D, int C) : D(D), C(C), width(whole_vectors(D)), depth(whole_vectors(C)) {}
+    ChunkSizes(int D, int C)
+        : D(D), C(C), columns(round_up(D, kLanes)),
+          depth(round_up(C, kLanes > kScoreRows ? kLanes : kScoreRows)),
+          width(columns + (columns % 128 == 0 ? kLanes : 0)) {}
 };
 
 // Powers of one head's decay; only powers >= 0 occur, so that none overflows.
 struct Decay {
     double slope;
     std::vector<float> power;  // lambda^x for x = 0..C
-    std::vector<float> mask;   // a tile of any, lambda^(C-1-x) for x = 0..C-1, then zeros
+    std::vector<float> mask;   // a score tile of any, lambda^(C-1-x) for x = 0..C-1, then zeros
 
     Decay(double slope, const ChunkSizes& s)
-        : slope(slope), power(s.C + 1 + kTileRows), mask(kTileRows + s.C + s.depth + kPanel) {
+        : slope(slope), power(s.C + 1 + kTileRows), mask(kScoreRows + s.C + s.depth + kPanel) {
         for (int x = 0; x <= s.C; ++x) power[x] = static_cast<float>(std::exp(-slope * x));
-        for (int x = 0; x < s.C; ++x) mask[kTileRows + x] = power[s.C - 1 - x];
+        for (int x = 0; x < s.C; ++x) mask[kScoreRows + x] = power[s.C - 1 - x];
     }
 
     // lambda^(row-column) where column <= row, else 0; a row further down starts one place earlier
     const float* mask_at(const ChunkSizes& s, int row, int column) const {
-        return mask.data() + kTileRows + s.C - 1 - row + column;
+        return mask.data() + kScoreRows + s.C - 1 - row + column;
     }
     // lambda^x - 1, exact where lambda is near one
     float loss(int x) const { return static_cast<float>(std::expm1(-slope * x)); }
@@ -77,11 +85,10 @@ class Ahead {
 };
 
 // Calls body(tile, column) for tiles that cover the columns (whole vectors) from `begin` on.
-template <int N = kVectors, class Body>
+template <int M, int N, class Body>
 inline void for_columns(int begin, int columns, const Body& body) {
-    for (; begin + N * kLanes <= columns; begin += N * kLanes)
-        body(Tile<kTileRows, N>(), begin);
-    if constexpr (N > 1) for_columns<N - 1>(begin, columns, body);
+    for (; begin + N * kLanes <= columns; begin += N * kLanes) body(Tile<M, N>(), begin);
+    if constexpr (N > 1) for_columns<M, N - 1>(begin, columns, body);
 }
 
 // out [m][width] of m tokens; key_t is [D][depth], `state` null for zero. `lead` is the power of
@@ -89,8 +96,9 @@ inline void for_columns(int begin, int columns, const Body& body) {
 inline void attend(const ChunkSizes& s, const Decay& decay, int m, int lead, const float* query,
                    const float* key_t, const float* value, const float* state, float* scores,
                    float* out, Ahead& ahead) {
-    for (int r = 0; r < m; r += kTileRows)
-        for_columns(0, whole_vectors(r + kTileRows), [&](auto tile, int column) {
+    for (int r = 0; r < m; r += kScoreRows) {
+        const int seen = round_up(r + kScoreRows, kLanes);
+        for_columns<kScoreRows, kScoreVectors>(0, seen, [&](auto tile, int column) {
             tile.zero();
             tile.multiply(s.D, query + r * s.width, s.width, 1, key_t + column, s.depth);
             const float* mask = decay.mask_at(s, r, column);
@@ -98,7 +106,8 @@ inline void attend(const ChunkSizes& s, const Decay& decay, int m, int lead, con
             tile.store(scores + r * s.depth + column, s.depth);
             ahead.some();
         });
-    for_columns(0, s.width, [&](auto tile, int column) {
+    }
+    for_columns<kTileRows, kVectors>(0, s.columns, [&](auto tile, int column) {
         for (int r = 0; r < m; r += kTileRows) {
             tile.zero();
             if (state) {
@@ -120,10 +129,10 @@ inline void absorb(const ChunkSizes& s, const Decay& decay, int m, float loss, c
                    const float* value, float* faded, float* state, Ahead& ahead) {
     for (int j = 0; j < m; ++j) {
         const float factor = decay.power[m - 1 - j];
-        for (int c = 0; c < s.width; c += kLanes)
+        for (int c = 0; c < s.columns; c += kLanes)
             store(faded + j * s.width + c, factor * load(value + j * s.width + c));
     }
-    for_columns(0, s.width, [&](auto tile, int column) {
+    for_columns<kTileRows, kVectors>(0, s.columns, [&](auto tile, int column) {
         for (int r = 0; r < s.D; r += kTileRows) {
             tile.zero();
             tile.multiply(m, key + r, 1, s.width, faded + column, s.width);
