@@ -50,7 +50,7 @@ def native_attention(
 
 
 def _longest_chunk(head_dim: int) -> int:
-    """Tokens of a chunk: the scores of longer ones cost more than they save on states (measured)."""
+    """Tokens of a chunk; the scores of longer ones cost more than states save (measured)."""
     return 16 if head_dim <= 64 else 32
 
 
