@@ -1,7 +1,5 @@
 """Weights taken out of a saved learner are those that it would publish."""
 
-import os
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +8,7 @@ import torch
 
 from cispo.errors import CheckpointError
 from cispo.learner.saved_weights import saved_weights
+from tests.learner.one_rank import one_rank
 from tests.learner.tables import (
     ADAMW,
     TablePolicy,
@@ -42,18 +41,8 @@ def test_a_folder_without_a_learner_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def _process_group() -> Iterator[None]:
-    environment = dict(os.environ)
-    os.environ["DS_ACCELERATOR"] = "cpu"
-    from cispo.learner.deepspeed import join_process_group
-
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        port = probe.getsockname()[1]
-    join_process_group(rank=0, num_ranks=1, host="127.0.0.1", port=port)
-    yield
-    torch.distributed.destroy_process_group()
-    os.environ.clear()
-    os.environ.update(environment)
+    with one_rank():
+        yield
 
 
 @pytest.mark.slow
