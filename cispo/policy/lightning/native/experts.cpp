@@ -21,7 +21,7 @@ namespace {
 
 using namespace cispo;
 
-constexpr ptrdiff_t kBlock = kPanel;  // tokens
+constexpr ptrdiff_t kBlock = 256;  // tokens; the weights of their expert are read once for all
 
 ptrdiff_t whole(ptrdiff_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
 
@@ -104,10 +104,10 @@ void forward(const Problem& p, const Block& block) {
     transpose(rows.get(), wide, width, wide, columns.get(), width);
     float* const gate = p.gate_up ? p.gate_up + block.kept : scratch.get();
     const float* const up = gate + I * width;
-    product(2 * I, d, p.gate_up_of(block.expert), columns.get(), width, gate, width, width, false);
+    product(2 * I, d, p.gate_up_of(block.expert), columns.get(), width, gate, width, width);
     for (ptrdiff_t i = 0; i < I * width; i += kLanes)
         store(inner.get() + i, silu(load(gate + i)) * load(up + i));
-    product(d, I, p.down_of(block.expert), inner.get(), width, columns.get(), width, width, false);
+    product(d, I, p.down_of(block.expert), inner.get(), width, columns.get(), width, width);
     p.scatter(block, columns.get(), rows.get());
 }
 
@@ -134,7 +134,7 @@ void inner_backward(const Problem& p, const Block& block, float* inner, float* g
         p.grad_weights[p.order[block.first + i]] = owed[i];
 }
 
-void backward(const Problem& p, const Block& block, bool accumulate) {
+void backward(const Problem& p, const Block& block, Into gradients) {
     const ptrdiff_t d = p.hidden, I = p.inner, width = block.width, e = block.expert;
     const ptrdiff_t wide = whole(d), wide_inner = whole(I);
     const Buffer rows = buffer(width, wide), columns = buffer(wide, width);
@@ -144,18 +144,17 @@ void backward(const Problem& p, const Block& block, bool accumulate) {
 
     p.gather(block, p.grad_output, rows.get());
     transpose(rows.get(), wide, width, wide, columns.get(), width);
-    product(I, d, turned(p.down_of(e)), columns.get(), width, grad_up, width, width, false);
+    product(I, d, turned(p.down_of(e)), columns.get(), width, grad_up, width, width);
     std::memset(inner.get() + I * width, 0, (wide_inner - I) * width * sizeof(float));
     inner_backward(p, block, inner.get(), grad_gate, grad_up);
 
     transpose(inner.get(), width, wide_inner, width, inner_rows.get(), wide_inner);
     product(d, block.count, {columns.get(), width, 1}, inner_rows.get(), wide_inner,
-            p.grad_down_proj + e * d * I, I, I, accumulate);
+            p.grad_down_proj + e * d * I, I, I, gradients);
     p.gather(block, p.x, rows.get());
     product(2 * I, block.count, {grad_gate, width, 1}, rows.get(), wide,
-            p.grad_gate_up_proj + e * 2 * I * d, d, d, accumulate);
-    product(d, 2 * I, turned(p.gate_up_of(e)), grad_gate, width, columns.get(), width, width,
-            false);
+            p.grad_gate_up_proj + e * 2 * I * d, d, d, gradients);
+    product(d, 2 * I, turned(p.gate_up_of(e)), grad_gate, width, columns.get(), width, width);
     p.scatter(block, columns.get(), rows.get());
 }
 
@@ -193,13 +192,14 @@ void cispo_experts_forward(const Problem* p) {
 void cispo_experts_backward(const Problem* p) {
     const std::vector<Block> blocks = p->blocks();
     parallel(p->num_experts, p->num_threads, [&](ptrdiff_t e) {
-        bool has_tokens = false;
+        const ptrdiff_t begin = e ? p->ends[e - 1] : 0, count = p->ends[e] - begin;
         for (const Block& block : blocks)
-            if (block.expert == e) {
-                backward(*p, block, has_tokens);
-                has_tokens = true;
-            }
-        if (!has_tokens) {
+            if (block.expert == e)
+                backward(*p, block, block.count == count    ? Into::kMemory
+                                    : block.first == begin ? Into::kReplaced
+                                                           : Into::kSummed);
+        end_streams();
+        if (count == 0) {
             const ptrdiff_t size = p->hidden * p->inner;
             std::fill_n(p->grad_gate_up_proj + 2 * e * size, 2 * size, 0.0f);
             std::fill_n(p->grad_down_proj + e * size, size, 0.0f);

@@ -4,7 +4,11 @@
 #pragma once
 
 #include <algorithm>
+#include <cstdint>
 #include <cstring>
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
 
 #include "gemm.h"
 
@@ -12,6 +16,31 @@ namespace cispo {
 
 constexpr ptrdiff_t kDepth = 128;  // of a part of b, so that it stays in the first-level cache
 constexpr ptrdiff_t kAhead = 16;   // inputs ahead of which the weights of few columns are fetched
+
+// Whether a product replaces what c holds, is added to it, or replaces it on a way past the caches,
+// which saves reading c first; for results that are large and not read soon.
+enum class Into { kReplaced, kSummed, kMemory };
+
+inline void stream(float* to, Vector v) {
+#if defined(__AVX512F__)
+    _mm512_stream_ps(to, (__m512)v);
+#elif defined(__AVX__)
+    _mm256_stream_ps(to, (__m256)v);
+#else
+    store(to, v);
+#endif
+}
+
+// To be called by a thread that has streamed, before others may read.
+inline void end_streams() {
+#if defined(__AVX__)
+    _mm_sfence();
+#endif
+}
+
+inline bool can_stream(const float* c, ptrdiff_t c_row) {
+    return reinterpret_cast<uintptr_t>(c) % sizeof(Vector) == 0 && c_row % kLanes == 0;
+}
 
 struct Matrix {
     const float* at;
@@ -21,7 +50,7 @@ struct Matrix {
 // Rows of c[rows][columns] (+)= a[rows][K] b[K][N vectors] from `row` on, as many as fill tiles.
 template <int M, int N>
 ptrdiff_t strip(ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, Matrix a, const float* b, ptrdiff_t b_k,
-                float* c, ptrdiff_t c_row, ptrdiff_t columns, bool accumulate) {
+                float* c, ptrdiff_t c_row, ptrdiff_t columns, Into into) {
     constexpr ptrdiff_t width = N * kLanes;
     for (; row + M <= rows; row += M) {
         const bool is_edge = columns < width;  // a row of c ends inside of the last vector
@@ -33,8 +62,10 @@ ptrdiff_t strip(ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, Matrix a, const floa
         };
         Tile<M, N> tile;
         tile.zero();
-        if (accumulate && is_edge) copy(edge, width, to, c_row);
-        if (accumulate) tile.load(is_edge ? edge : to, is_edge ? width : c_row);
+        if (into == Into::kSummed) {
+            if (is_edge) copy(edge, width, to, c_row);
+            tile.load(is_edge ? edge : to, is_edge ? width : c_row);
+        }
         const float* const from = a.at + row * a.row;
         if constexpr (N <= 2) {
             // few tokens: the weights come from memory, so they are fetched before they are needed
@@ -51,6 +82,10 @@ ptrdiff_t strip(ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, Matrix a, const floa
         } else {
             tile.multiply(K, from, a.row, a.column, b, b_k);
         }
+        if (into == Into::kMemory && !is_edge) {
+            tile.each([=](Vector& v, int m, int n) { stream(to + m * c_row + n, v); });
+            continue;
+        }
         tile.store(is_edge ? edge : to, is_edge ? width : c_row);
         if (is_edge) copy(to, c_row, edge, width);
     }
@@ -61,7 +96,7 @@ ptrdiff_t strip(ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, Matrix a, const floa
 // in the first-level cache
 template <int N = kVectors>
 void product(ptrdiff_t rows, ptrdiff_t K, Matrix a, const float* b, ptrdiff_t b_k, float* c,
-             ptrdiff_t c_row, ptrdiff_t columns, bool accumulate) {
+             ptrdiff_t c_row, ptrdiff_t columns, Into into = Into::kReplaced) {
     constexpr int height = kRows * kVectors / N < 8 ? kRows * kVectors / N : 8;
     constexpr ptrdiff_t width = N * kLanes;
     alignas(64) float near[kDepth * width];
@@ -75,18 +110,19 @@ void product(ptrdiff_t rows, ptrdiff_t K, Matrix a, const float* b, ptrdiff_t b_
                 std::memcpy(near + i * width, part + i * b_k, width * sizeof(float));
             const float* const operand = is_near ? part : near;
             const Matrix from{a.at + k * a.column, a.row, a.column};
-            const bool adds = accumulate || k > 0;
+            Into to = k > 0 ? Into::kSummed : into;
+            if (to == Into::kMemory && (K > kDepth || !can_stream(c, c_row))) to = Into::kReplaced;
             ptrdiff_t row = 0;
-            row = strip<height, N>(row, rows, depth, from, operand, width, c, c_row, here, adds);
-            row = strip<4, N>(row, rows, depth, from, operand, width, c, c_row, here, adds);
-            strip<1, N>(row, rows, depth, from, operand, width, c, c_row, here, adds);
+            row = strip<height, N>(row, rows, depth, from, operand, width, c, c_row, here, to);
+            row = strip<4, N>(row, rows, depth, from, operand, width, c, c_row, here, to);
+            strip<1, N>(row, rows, depth, from, operand, width, c, c_row, here, to);
         }
         b += here;
         c += here;
         columns -= here;
     }
     if constexpr (N > 1)
-        if (columns > 0) product<N - 1>(rows, K, a, b, b_k, c, c_row, columns, accumulate);
+        if (columns > 0) product<N - 1>(rows, K, a, b, b_k, c, c_row, columns, into);
 }
 
 }  // namespace cispo
