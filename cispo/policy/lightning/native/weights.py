@@ -16,6 +16,7 @@ from cispo.policy.lightning.rotary import frequencies
 
 _POINTER = ctypes.c_void_p
 _FLOAT_BYTES = 4
+_PRIVATE = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 
 
 class NativeLayer(ctypes.Structure):
@@ -174,7 +175,8 @@ def _readable(weight: Tensor) -> Tensor:
 
 def _huge_floats(count: int) -> Tensor:
     """Memory on huge pages where the system has them: panels are streams of many megabytes."""
-    memory = mmap.mmap(-1, max(count, 1) * _FLOAT_BYTES)
+    # shared memory, the default, would not get any
+    memory = mmap.mmap(-1, max(count, 1) * _FLOAT_BYTES, flags=_PRIVATE)
     if hasattr(mmap, "MADV_HUGEPAGE"):
         memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.float32, count=count)
