@@ -14,6 +14,7 @@ import asyncio
 import hmac
 import logging
 import os
+import signal
 import sys
 
 from aiohttp import web
@@ -95,7 +96,7 @@ def _authenticated(token: str) -> Middleware:
 
 
 async def serve(sandbox: Sandbox, *, host: str, port: int, token: str, max_concurrent: int) -> None:
-    """Prove the sandbox, then serve until cancelled.
+    """Prove the sandbox, then serve until SIGTERM.
 
     Raises:
         SandboxUnavailableError: Programs cannot be held here.
@@ -108,8 +109,11 @@ async def serve(sandbox: Sandbox, *, host: str, port: int, token: str, max_concu
     try:
         site = web.TCPSite(runner, host, port)
         await site.start()
-        _log.info("serving on %s:%d (%s)", host, port, ", ".join(layers))
-        await asyncio.Event().wait()
+        for address in runner.addresses:
+            _log.info("serving on %s:%d (%s)", *address[:2], ", ".join(layers))
+        stopped = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopped.set)
+        await stopped.wait()
     finally:
         await runner.cleanup()
         await sandbox.close()

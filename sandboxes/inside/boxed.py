@@ -39,6 +39,9 @@ def main(cpu_seconds: float, wall_seconds: float, cpus: float) -> NoReturn:
         wall_seconds: Wall time.
         cpus: CPUs that it may use at once.
     """
+    if os.getpid() != 1:  # it kills all that it can see in the end
+        os.write(2, b"sandbox: an engine without process namespaces isolates nothing\n")
+        os._exit(_BROKEN)
     try:
         kernel.hide()
         signal.signal(signal.SIGINT, signal.SIG_DFL)

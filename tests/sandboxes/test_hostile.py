@@ -168,7 +168,8 @@ def bare_findings() -> Findings:
     uid = SANDBOX_UID if os.geteuid() == 0 else os.geteuid()
     suite = Suite(Bare(), has_cgroup=True, jail_uid=uid, num_lanes=1)
     named = {attempt.name: attempt for attempt in ATTEMPTS}
-    findings = asyncio.run(suite.run([named[name] for name in SUCCEED_WITHOUT_A_SANDBOX]))
+    chosen = [named[name] for name in SUCCEED_WITHOUT_A_SANDBOX]
+    findings = asyncio.run(suite.run(chosen, in_the_open=True))
     for letter in "MSQ":  # what the attempt on shared memory has left
         subprocess.run(["ipcrm", f"-{letter}", str(SHARED_KEY)], capture_output=True, check=False)
     return findings
