@@ -56,9 +56,9 @@ ptrdiff_t strip(ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, Matrix a, const floa
         const bool is_edge = columns < width;  // a row of c ends inside of the last vector
         float edge[M * width];
         float* const to = c + row * c_row;
-        const auto copy = [&](float* target, ptrdiff_t t_row, const float* source, ptrdiff_t s_row) {
+        const auto copy = [&](float* out, ptrdiff_t out_row, const float* in, ptrdiff_t in_row) {
             for (int m = 0; m < M; ++m)
-                std::memcpy(target + m * t_row, source + m * s_row, columns * sizeof(float));
+                std::memcpy(out + m * out_row, in + m * in_row, columns * sizeof(float));
         };
         Tile<M, N> tile;
         tile.zero();
@@ -92,8 +92,8 @@ ptrdiff_t strip(ptrdiff_t row, ptrdiff_t rows, ptrdiff_t K, Matrix a, const floa
     return row;
 }
 
-// c[rows][columns] (+)= a[rows][K] b[K][columns], b in whole vectors; b is copied in parts that stay
-// in the first-level cache
+// c[rows][columns] (+)= a[rows][K] b[K][columns], b in whole vectors; b is copied in parts that
+// stay in the first-level cache
 template <int N = kVectors>
 void product(ptrdiff_t rows, ptrdiff_t K, Matrix a, const float* b, ptrdiff_t b_k, float* c,
              ptrdiff_t c_row, ptrdiff_t columns, Into into = Into::kReplaced) {
