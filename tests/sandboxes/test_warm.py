@@ -64,7 +64,7 @@ ENDINGS = {
     "a thread": "import threading, time\n"
     "threading.Thread(target=lambda: (time.sleep(0.05), print('thread'))).start()",
     "a generator": "def g():\n  try: yield\n  finally: print('closed')\nx = g(); next(x)",
-    "an open file": "f = open('/tmp/x', 'w'); f.write('y')",
+    "an open file": "f = open('/dev/null', 'w'); f.write('y')",
     "its names": "print(__name__, sorted(n for n in dir() if n != '__loader__' "
     "and n != '__spec__' and n != '__doc__' and n != '__package__'))",
     "its arguments": "import sys; print(sys.argv, sys.flags.isolated, sys.flags.no_site)",
