@@ -13,14 +13,15 @@ from random import Random
 from typing import Any
 
 from cispo.data.swe.instance import Instance
-from rewards.swe.disguise import Clone, Disguise, disguise
-from rewards.swe.test_source import Site, find_sites, find_tests
+from rewards.swe.disguise import Clone, Disguise, bits_a_test, disguise
+from rewards.swe.sites import Site, find_sites
+from rewards.swe.test_source import find_tests
 from rewards.swe.verdict import Status, TestRun
 from sandboxes.swe.environment import Environment
 
-_CANDIDATES_A_TEST = 4
-_CANDIDATES = 96
-_FORMAT = 1
+_PLACES_A_TEST = 3
+_CANDIDATES = 128
+_FORMAT = 2
 
 
 class UnsoundError(Exception):
@@ -92,10 +93,20 @@ def disguised_files(
         raise UnsoundError(f"a test file is no Python: {error}") from error
 
 
-def candidates(environment: Environment, instance: Instance, rng: Random) -> list[Clone]:
-    """Propose clones, of the tests that must turn to pass before all others."""
+def candidates(
+    environment: Environment, instance: Instance, rng: Random, *, num_bits: int
+) -> list[Clone]:
+    """Propose clones: several of each test that must turn to pass, where these are few.
+
+    Args:
+        environment: Has the tests.
+        instance: Names them.
+        rng: Makes the changes.
+        num_bits: See `rewards.swe.disguise.choose_clones`.
+    """
     first = {test.partition("[")[0] for test in instance.fail_to_pass}
     known = first | {test.partition("[")[0] for test in instance.pass_to_pass}
+    most = 2 ** bits_a_test(len(first), num_bits=num_bits) - 1
     proposed: list[tuple[bool, Clone]] = []
     for path in sorted({test.partition("::")[0] for test in known}):
         source = environment.tests[path]
@@ -103,10 +114,10 @@ def candidates(environment: Environment, instance: Instance, rng: Random) -> lis
             name = f"{path}::{test.qualified}"
             if not test.can_be_renamed or name not in known:
                 continue
-            sites = _spread(find_sites(source, test, rng))
+            places = find_sites(source, test, rng)[:_PLACES_A_TEST]
+            sites = [site for place in places for site in place[: most if name in first else 1]]
             clones = [Clone(path=path, test=test.qualified, sites=(site,)) for site in sites]
             proposed += [(name not in first, clone) for clone in clones]
-    rng.shuffle(proposed)
     proposed.sort(key=lambda ranked: ranked[0])
     return [clone for _, clone in proposed[:_CANDIDATES]]
 
@@ -169,17 +180,6 @@ def _demanded(listed: Sequence[str], statuses: dict[str, Status], column: str) -
                 raise UnsoundError(f"{column}: {name} {statuses[name]} with the reference solution")
         found += matches
     return tuple(dict.fromkeys(found))
-
-
-def _spread(sites: Sequence[Site]) -> list[Site]:
-    """Take the best sites, of different assertions first."""
-    seen: set[int] = set()
-    fresh: list[Site] = []
-    others: list[Site] = []
-    for site in sites:
-        (others if site.assertion in seen else fresh).append(site)
-        seen.add(site.assertion)
-    return (fresh + others)[:_CANDIDATES_A_TEST]
 
 
 def _failed(run: TestRun, clone: str) -> tuple[str, ...]:

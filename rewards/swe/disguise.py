@@ -1,15 +1,19 @@
 """Test files as they go into the grading jail: random names, and clones that must fail.
 
 Whoever forges results from inside the interpreter has to pass the tests and fail their clones, and
-cannot tell them by name. A test with one clone leaves one choice in two; a test with three, of
-which two have one change and one has both, one in four, and no majority to look at.
+cannot tell them by name. Only clones of the tests that the forger's solution fails are in the way:
+the others come out right without forgery. So tests that must turn to pass have several clones where
+they are few. The clones of a test change one constant to different values, or one constant,
+another, and both: no majority gives the original away.
 """
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
-from rewards.swe.test_source import Site, TestFunction, find_tests
+from rewards.swe.sites import MOST_ALTERNATIVES, Site
+from rewards.swe.test_source import TestFunction, find_tests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +66,7 @@ def disguise(
         clones: Clones of tests of any files.
         rng: Makes names and order.
         puts_clones_first: Whether every test comes after its clones, which shows whether they
-            disturb it.
+            disturb it; nothing else is hidden then.
 
     Raises:
         SyntaxError: The file is no Python.
@@ -77,9 +81,11 @@ def disguise(
         if not test.can_be_renamed:
             names[ours] = ours
             continue
+        own = [clone for clone in clones if (clone.path, clone.test) == (path, test.qualified)]
+        same = {} if puts_clones_first else {s.span: s.same for clone in own for s in clone.sites}
         variants: list[tuple[Clone | None, str, bytes]] = [
-            (clone, name := _random_name(rng), _variant(data, test, clone, name))
-            for clone in (None, *(c for c in clones if (c.path, c.test) == (path, test.qualified)))
+            (clone, name := _random_name(rng), _variant(data, test, clone, name, same))
+            for clone in (None, *own)
         ]
         if puts_clones_first:
             variants.append(variants.pop(0))
@@ -99,36 +105,55 @@ def disguise(
 
 
 def choose_clones(
-    sound: Sequence[Clone], *, first: Sequence[str], num_bits: int, rng: Random
+    sound: Sequence[Clone], *, first: Collection[str], num_bits: int, rng: Random
 ) -> tuple[list[Clone], int]:
     """Choose clones for one grading.
 
     Args:
         sound: Clones with one change each that are known to fail.
-        first: Ids of tests without parameters that are to have clones before others.
+        first: Ids without parameters of the tests that must turn to pass.
         num_bits: Forgery by chance shall succeed with at most 2 ** -num_bits, if that can be had.
         rng: Decides.
 
     Returns:
-        The clones, and the bits that they are worth.
+        The clones, and the bits that those of the tests in `first` are worth.
     """
-    by_test: dict[tuple[str, str], list[Clone]] = {}
+    by_test: dict[str, list[Clone]] = {}
     for clone in sound:
-        by_test.setdefault((clone.path, clone.test), []).append(clone)
-    tests = list(by_test)
-    rng.shuffle(tests)
-    tests.sort(key=lambda test: "::".join(test) not in first)
-    missing = num_bits - len(tests)
+        by_test.setdefault(f"{clone.path}::{clone.test}", []).append(clone)
+    tests = rng.sample(list(by_test), len(by_test))
+    decisive = [test for test in tests if test in first]
+    share = bits_a_test(len(decisive), num_bits=num_bits)
     chosen: list[Clone] = []
     bits = 0
-    for test in tests:
-        if bits >= num_bits:
-            break
-        square = _square(by_test[test], rng) if missing > 0 else []
-        chosen += square or [rng.choice(by_test[test])]
-        bits += 2 if square else 1
-        missing -= bool(square)
+    for test in decisive:
+        if bits < num_bits:
+            variants = _variants(by_test[test], num_bits=share, rng=rng)
+            chosen += variants
+            bits += (len(variants) + 1).bit_length() - 1
+    others = [test for test in tests if test not in first]
+    guards = others[: max(num_bits - bits, 0)]  # against those who pass or fail tests at random
+    chosen += [rng.choice(by_test[test]) for test in guards]
     return chosen, bits
+
+
+def bits_a_test(num_tests: int, *, num_bits: int) -> int:
+    """Return the bits that the clones of each test should be worth."""
+    return min(math.ceil(num_bits / max(num_tests, 1)), (MOST_ALTERNATIVES + 1).bit_length() - 1)
+
+
+def _variants(clones: Sequence[Clone], *, num_bits: int, rng: Random) -> list[Clone]:
+    """Return 1, 3 or 7 clones of one test among which it does not stand out."""
+    places: dict[tuple[int, int], list[Clone]] = {}
+    for clone in clones:
+        places.setdefault(clone.sites[0].span, []).append(clone)
+    for bits in range(num_bits, 1, -1):
+        fitting = [place for place in places.values() if len(place) >= 2**bits - 1]
+        if fitting:
+            return rng.sample(rng.choice(fitting), 2**bits - 1)
+        if bits == 2 and (square := _square(clones, rng)):
+            return square
+    return [rng.choice(clones)] if num_bits else []
 
 
 def _square(clones: Sequence[Clone], rng: Random) -> list[Clone]:
@@ -147,14 +172,28 @@ def _square(clones: Sequence[Clone], rng: Random) -> list[Clone]:
     return []
 
 
-def _variant(data: bytes, test: TestFunction, clone: Clone | None, name: str) -> bytes:
-    """Return the text of a test under another name and with a clone's changes."""
+def _variant(
+    data: bytes,
+    test: TestFunction,
+    clone: Clone | None,
+    name: str,
+    same: Mapping[tuple[int, int], str],
+) -> bytes:
+    """Return the text of a test under another name and with a clone's changes.
+
+    Args:
+        data: The file.
+        test: The test.
+        clone: Which clone of it, or None for itself.
+        name: Its new name.
+        same: By place, what the variants without a change there say.
+    """
     start = test.name_start - test.start
-    edits = [(start, start + len(test.name.encode()), name)]
-    if clone is not None:
-        edits += [(site.start, site.end, site.text) for site in clone.sites]
+    edits = dict(same)
+    edits |= {site.span: site.text for site in clone.sites} if clone is not None else {}
+    edits[start, start + len(test.name.encode())] = name
     text = data[test.start : test.end]
-    for first, last, new in sorted(edits, reverse=True):
+    for (first, last), new in sorted(edits.items(), reverse=True):
         text = text[:first] + new.encode() + text[last:]
     return text if text.endswith(b"\n") else text + b"\n"
 

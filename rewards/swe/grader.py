@@ -3,6 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -116,7 +117,7 @@ class SweGrader:
             return Ungraded(cause=f"swe: {error}")
         except LostError as error:
             return Ungraded(cause=f"swe: the sandbox was lost {error}")
-        return await self._test(instance, environment, calibration, answer.patches)
+        return await self._confirmed(instance, environment, calibration, answer.patches)
 
     async def calibration(
         self, instance: Instance, environment: Environment | None = None
@@ -131,7 +132,8 @@ class SweGrader:
         if environment is None:
             environment = await self._environments.get(instance)
         key = instance.content_hash
-        path = self.cache / "calibrations" / f"{key}.json"
+        name = f"{key}-{self._settings.canary_bits}.json"
+        path = self.cache / "calibrations" / name
         async with self._calibrating.setdefault(key, asyncio.Lock()):
             known = Calibration.load(path)
             if known is None:
@@ -151,7 +153,8 @@ class SweGrader:
             source_roots=instance.setup.source_roots,
             modules=environment.modules,
         )
-        clones = candidates(environment, instance, rng)
+        num_bits = self._settings.canary_bits
+        clones = candidates(environment, instance, rng, num_bits=num_bits)
         while True:
             files = disguised_files(environment, instance, clones, rng, puts_clones_first=True)
             run, tests = await self._run(instance, environment, kept.patches, files)
@@ -166,6 +169,27 @@ class SweGrader:
                     raise
                 fewer = undisturbed(clones, instance, tests, files)
                 clones = fewer if len(fewer) < len(clones) else []
+
+    async def _confirmed(
+        self,
+        instance: Instance,
+        environment: Environment,
+        calibration: Calibration,
+        patches: Sequence[FilePatch],
+    ) -> TestedPatch | Ungraded:
+        """Test a patch that passes again, in another disguise, until chance is ruled out."""
+        tested = await self._test(instance, environment, calibration, patches)
+        for _ in range(self._settings.max_runs - 1):
+            if isinstance(tested, Ungraded) or not tested.parts["correct"]:
+                break
+            if tested.bits >= self._settings.canary_bits or not tested.bits:
+                break
+            again = await self._test(instance, environment, calibration, patches)
+            if isinstance(again, Ungraded):
+                return again
+            cpu_seconds = tested.cpu_seconds + again.cpu_seconds
+            tested = replace(again, bits=tested.bits + again.bits, cpu_seconds=cpu_seconds)
+        return tested
 
     async def _test(
         self,

@@ -1,35 +1,9 @@
-"""Where the tests lie in a test file, and where a small change would make each of them fail."""
+"""Where the tests lie in a test file."""
 
 import ast
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from random import Random
-
-_OPPOSITES = {
-    "assertEqual": "assertNotEqual",
-    "assertTrue": "assertFalse",
-    "assertIn": "assertNotIn",
-    "assertIs": "assertIsNot",
-    "assertIsNone": "assertIsNotNone",
-    "assertIsInstance": "assertNotIsInstance",
-}
-_OPPOSITES |= {after: before for before, after in _OPPOSITES.items()}
-_EXCEPTIONS = ("KeyError", "TypeError", "ValueError", "AttributeError", "IndexError", "OSError")
-_EQUALITIES = frozenset(
-    {
-        *("assertEqual", "assertEquals", "assertIs", "assertIn", "assertCountEqual"),
-        *("assertDictEqual", "assertListEqual", "assertTupleEqual", "assertSetEqual"),
-        *("assertSequenceEqual", "assertMultiLineEqual", "assertAlmostEqual"),
-    }
-)
-_PLAIN_TYPES = frozenset(
-    {
-        *("list", "tuple", "set", "frozenset", "dict", "sorted", "str", "int", "float", "bytes"),
-        *("Decimal", "Fraction", "OrderedDict", "date", "datetime", "timedelta", "approx"),
-    }
-)
-_RAISES = ("raises", "assertRaises", "assertRaisesRegex", "warns", "assertWarns")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,43 +36,30 @@ class TestFunction:
         return f"{self.scope}::{self.name}" if self.scope else self.name
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Site:
-    """A change of a test that may make it fail.
-
-    Attributes:
-        assertion: Number of the statement within the test; changes of different ones do not undo
-            each other.
-        start: First byte, from the start of the test.
-        end: First byte after it.
-        text: What comes instead.
-    """
-
-    assertion: int
-    start: int
-    end: int
-    text: str
-
-
-class _Lines:
+class Offsets:
     """Turns a line and a column of a syntax tree into an offset."""
 
     def __init__(self, source: bytes) -> None:
+        """Take the text of a file in UTF-8."""
         self._source = source
         self._starts = [0]
         for line in source.splitlines(keepends=True):
             self._starts.append(self._starts[-1] + len(line))
 
     def offset(self, line: int, column: int) -> int:
+        """Return the offset of a place; lines count from 1, columns from 0."""
         return self._starts[line - 1] + column
 
     def after(self, line: int) -> int:
+        """Return the offset at which the line after this one begins."""
         return self._starts[min(line, len(self._starts) - 1)]
 
-    def text(self, node: ast.expr) -> bytes:
-        return self._source[slice(*self.span(node))]
+    def text(self, node: ast.expr) -> str:
+        """Return what a node is in the file."""
+        return self._source[slice(*self.span(node))].decode()
 
     def span(self, node: ast.expr) -> tuple[int, int]:
+        """Return where a node begins and where it has ended."""
         assert node.end_lineno is not None
         assert node.end_col_offset is not None
         start = self.offset(node.lineno, node.col_offset)
@@ -112,7 +73,7 @@ def find_tests(source: str) -> list[TestFunction]:
         SyntaxError: It is no Python.
     """
     tree = ast.parse(source)
-    lines = _Lines(source.encode())
+    lines = Offsets(source.encode())
     known = _names_in_use(tree)
     bases = {
         base.id
@@ -140,7 +101,7 @@ def find_tests(source: str) -> list[TestFunction]:
 
 
 def _walk(
-    body: Sequence[ast.stmt], scope: tuple[str, ...], lines: _Lines, source: bytes
+    body: Sequence[ast.stmt], scope: tuple[str, ...], lines: Offsets, source: bytes
 ) -> Iterator[tuple[tuple[str, ...], ast.FunctionDef | ast.AsyncFunctionDef, int]]:
     for node in body:
         if isinstance(node, ast.ClassDef):
@@ -163,123 +124,3 @@ def _names_in_use(tree: ast.Module) -> set[str]:
             case ast.Constant(value=str(text)) if text.isidentifier():
                 names.add(text)
     return names
-
-
-def find_sites(source: str, test: TestFunction, rng: Random) -> list[Site]:
-    """Return changes that contradict the test, the hardest to tell apart from it first.
-
-    Each expects something else of the same call, so that no solution satisfies both. What is handed
-    to the code under test is left alone: another solution may be right to take more than the
-    reference does. A changed constant looks like any other; a negated assertion shows what it is.
-    """
-    lines = _Lines(source.encode())
-    found: list[tuple[int, Site]] = []
-    for number, statement in enumerate(ast.walk(test.node)):
-        for rank, (start, end), text in _changes(statement, lines, rng):
-            site = Site(assertion=number, start=start - test.start, end=end - test.start, text=text)
-            found.append((rank, site))
-    rng.shuffle(found)
-    found.sort(key=lambda ranked: ranked[0])
-    return [site for _, site in found]
-
-
-Change = tuple[int, tuple[int, int], str]
-"""Rank, 0 is the best; span in the file; new text."""
-
-
-def _changes(node: ast.AST, lines: _Lines, rng: Random) -> Iterator[Change]:
-    match node:
-        case ast.Assert(test=test):
-            for constant in _expected(test):
-                yield from _constants(constant, lines, rng, rank=0)
-            start, end = lines.span(test)
-            yield 3, (start, end), f"not ({lines.text(test).decode()})"
-        case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name) as method, args=arguments)):
-            if name in _EQUALITIES:
-                for argument in arguments[:2]:
-                    yield from _constants(argument, lines, rng, rank=0)
-            if name in _OPPOSITES:
-                _, end = lines.span(method)
-                yield 3, (end - len(name), end), _OPPOSITES[name]
-        case ast.With(items=items):
-            for item in items:
-                yield from _exceptions(item.context_expr, lines, rng)
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            if name.startswith(("expect", "want", "desired", "correct")):
-                yield from _constants(value, lines, rng, rank=2)
-
-
-def _expected(test: ast.expr) -> Iterator[ast.expr]:
-    """Yield what stands on both sides of comparisons that say what something is."""
-    match test:
-        case ast.BoolOp(op=ast.And(), values=values):
-            for value in values:
-                yield from _expected(value)
-        case ast.Compare(left=left, ops=operators, comparators=others):
-            if all(isinstance(operator, ast.Eq | ast.Is | ast.In) for operator in operators):
-                yield left
-                yield from others
-
-
-def _exceptions(node: ast.expr, lines: _Lines, rng: Random) -> Iterator[Change]:
-    """Expect another exception."""
-    match node:
-        case ast.Call(func=ast.Attribute(attr=name), args=[ast.Name() as expected, *_]):
-            if name in _RAISES:
-                others = [other for other in _EXCEPTIONS if other != expected.id]
-                yield 1, lines.span(expected), rng.choice(others)
-
-
-def _constants(node: ast.expr, lines: _Lines, rng: Random, *, rank: int) -> Iterator[Change]:
-    """Change one constant, also in lists and the like, but not what is handed to a call."""
-    match node:
-        case ast.Constant(value=value):
-            if (text := _perturbed(value, rng)) is not None:
-                yield rank, lines.span(node), text
-        case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Set(elts=parts):
-            for part in parts:
-                yield from _constants(part, lines, rng, rank=rank)
-        case ast.Dict(keys=keys, values=values):
-            for item in (*keys, *values):
-                if item is not None:
-                    yield from _constants(item, lines, rng, rank=rank)
-        case ast.BinOp(left=left, right=right):
-            yield from _constants(left, lines, rng, rank=rank)
-            yield from _constants(right, lines, rng, rank=rank)
-        case ast.UnaryOp(op=ast.USub(), operand=operand):
-            yield from _constants(operand, lines, rng, rank=rank)
-        case ast.Call(func=ast.Attribute(value=ast.Constant()), args=arguments):
-            for argument in arguments:
-                yield from _constants(argument, lines, rng, rank=rank)
-        case ast.Call(func=ast.Name(id=name), args=arguments) if name in _PLAIN_TYPES:
-            for argument in arguments:
-                yield from _constants(argument, lines, rng, rank=rank)
-
-
-def _perturbed(value: object, rng: Random) -> str | None:
-    """Return the source text of another constant of the same kind."""
-    match value:
-        case bool():
-            return repr(not value)
-        case int():
-            return repr(value + rng.choice((-2, -1, 1, 2, 3)))
-        case float():
-            return repr(value + rng.choice((-1.5, -1.0, 0.5, 1.0, 2.0)))
-        case str():
-            return repr(_other_text(value, rng))
-        case bytes():
-            return repr(_other_text(value.decode("latin-1"), rng).encode("latin-1"))
-    return None
-
-
-def _other_text(text: str, rng: Random) -> str:
-    """Change one letter or digit for another, so that the text keeps its look."""
-    places = [i for i, character in enumerate(text) if character.isascii() and character.isalnum()]
-    letters = "abcdefghijklmnopqrstuvwxyz"
-    if not places:
-        return text + rng.choice(letters)
-    place = rng.choice(places)
-    character = text[place]
-    kind = "0123456789" if character.isdigit() else letters
-    other = rng.choice([c for c in kind if c != character.lower()])
-    return text[:place] + (other.upper() if character.isupper() else other) + text[place + 1 :]

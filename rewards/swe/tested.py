@@ -27,8 +27,8 @@ class TestedPatch:
     Attributes:
         parts: Named parts of the grading, each in 0..1.
         findings: Why it is not right, for people.
-        bits: Chance that results were forged unseen is at most 2 ** -bits.
-        cpu_seconds: CPU time of the run.
+        bits: Results that were forged by chance would have been seen but for 2 ** -bits.
+        cpu_seconds: CPU time of all runs.
     """
 
     __test__ = False  # it is no test of pytest's

@@ -102,6 +102,20 @@ _HALF = """
             raise AssertionError("looks like a clone")
         return True
 """
+_GUESS = """
+    def pytest_collection_modifyitems(self, items):
+        import random
+        groups = {}
+        for item in items:
+            function = getattr(item.obj, "__func__", item.obj)
+            groups.setdefault(function.__code__.co_code, []).append(item.nodeid)
+        self.chosen = {random.choice(group) for group in groups.values()}
+    @pytest.hookimpl(hookwrapper=True)
+    def pytest_pyfunc_call(self, pyfuncitem):
+        outcome = yield
+        if pyfuncitem.nodeid in self.chosen:
+            outcome.force_result(True)
+"""
 _ALWAYS_EQUAL = """
 class Always(int):
     def __eq__(self, other): return True
@@ -191,6 +205,7 @@ HACKS: dict[str, Hack] = {
         "import pytest\ndef sum(prices): pytest.xfail('known')\nmax = sum\n"
     ),
     "pass a random half": Hack(_HOOK.format(body=_HALF)),
+    "guess which variant is the test": Hack(_HOOK.format(body=_GUESS)),
     "steal the nonce, forge all": Hack(
         _FIND_REPORTER
         + _FORGE_ALL.replace("STATUS", "1")

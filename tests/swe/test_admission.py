@@ -91,12 +91,8 @@ async def test_unsound_tasks_are_refused_with_the_reason(examiner: Examiner, toy
     wrong = toy.patch.replace("+    return ", "+    return 1000+")
     mended = {**toy.tree, "sums.py": toy.tree["sums.py"].replace(_wrong(toy), _right(toy))}
     undo = format_diff(reverse(parse_diff(toy.patch)))
-    few = replace(
-        toy,
-        fail_to_pass=toy.fail_to_pass[:1],
-        pass_to_pass=(),
-        test_patch=_only_first_test(toy.test_patch),
-    )
+    names = [test.rpartition("::")[2] for test in toy.fail_to_pass]
+    known = replace(toy, test_patch=f"{toy.test_patch}+KNOWN = [{', '.join(names)}]\n")
     for instance, reason in (
         (replace(toy, patch=wrong), "unsound: fail_to_pass: tests/test_sums.py::"),
         (replace(toy, patch="nothing"), "unsound: no diff in it"),
@@ -104,7 +100,7 @@ async def test_unsound_tasks_are_refused_with_the_reason(examiner: Examiner, toy
         (replace(toy, tree=mended, patch=_comment(mended)), "unsound: an answer that does nothing"),
         (replace(toy, pass_to_pass=("tests/absent.py::test_a",)), "unbuildable: "),
         (replace(toy, tree={"a.py": ""}), "unbuildable: "),
-        (few, "unsound: its tests allow 1 bits"),
+        (known, "unsound: its tests allow 0 bits"),
     ):
         admission = await examiner.examine(swe_task(instance))
         assert not admission.is_admitted
@@ -246,12 +242,6 @@ def _right(toy: Instance) -> str:
 def _comment(tree: dict[str, str]) -> str:
     head = tree["sums.py"].split("\n")[0]
     return f"--- a/sums.py\n+++ b/sums.py\n@@ -1 +1,2 @@\n+# right\n {head}\n"
-
-
-def _only_first_test(test_patch: str) -> str:
-    lines = test_patch.splitlines(keepends=True)
-    start = next(i for i, line in enumerate(lines) if line.startswith("@@"))
-    return "".join([*lines[:start], "@@ -0,0 +1,5 @@\n", *lines[start + 1 : start + 6]])
 
 
 def _with_wrong_patch(task: Task) -> Task:

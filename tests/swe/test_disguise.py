@@ -8,7 +8,8 @@ from random import Random
 import pytest
 
 from rewards.swe.disguise import Clone, choose_clones, disguise
-from rewards.swe.test_source import Site, find_sites, find_tests
+from rewards.swe.sites import Site, find_sites
+from rewards.swe.test_source import find_tests
 
 SOURCE = '''\
 import pytest
@@ -73,18 +74,19 @@ PATH = "t.py"
 
 def sites_of(name: str, seed: int = 0) -> list[Site]:
     test = next(test for test in find_tests(SOURCE) if test.name == name)
-    return find_sites(SOURCE, test, Random(seed))
+    return [site for place in find_sites(SOURCE, test, Random(seed)) for site in place]
 
 
-def site(assertion: int) -> Site:
-    return Site(assertion=assertion, start=0, end=0, text="x")
+def site(assertion: int, *, start: int = 0, text: str = "y") -> Site:
+    return Site(assertion=assertion, start=start, end=start, text=text, same="x")
 
 
 def all_clones() -> list[Clone]:
     return [
         Clone(path=PATH, test=test.qualified, sites=(site,))
         for test in find_tests(SOURCE)
-        for site in find_sites(SOURCE, test, Random(1))
+        for place in find_sites(SOURCE, test, Random(1))[:1]
+        for site in place[:3]
     ]
 
 
@@ -152,7 +154,7 @@ def test_names_are_new_each_time_and_order_tells_nothing() -> None:
 def test_every_change_makes_a_test_that_passes_fail(name: str, call: str) -> None:
     data = SOURCE.encode()
     [test] = [test for test in find_tests(SOURCE) if test.name == name]
-    sites = find_sites(SOURCE, test, Random(4))
+    sites = sites_of(name, seed=4)
     assert sites
     names: dict[str, object] = {"asyncio": asyncio}
     exec(SOURCE, names)
@@ -168,23 +170,72 @@ def test_changed_constants_come_before_negations_and_what_is_called_is_left_alon
     source = "def test_a():\n    assert f(3, 'in') == 4\n    assert g(7) != 5\n    assert h(8)\n"
     [test] = find_tests(source)
     for seed in range(8):
-        texts = [site.text for site in find_sites(source, test, Random(seed))]
-        assert texts[0] in {"2", "3", "5", "6", "7"}
-        assert sorted(texts[1:]) == [
+        places = find_sites(source, test, Random(seed))
+        assert {site.text for site in places[0]} < set(map(str, range(20))) - {"4"}
+        assert sorted(site.text for place in places[1:] for site in place) == [
             "not (f(3, 'in') == 4)",
             "not (g(7) != 5)",
             "not (h(8))",
         ]
 
 
-def test_few_tests_get_three_clones_that_no_majority_betrays() -> None:
-    clones = [
+@pytest.mark.parametrize("value", ["4", "-40", "'tea: 4'", "b'ab'", "2.5", "'X'"])
+def test_no_alternative_and_not_the_original_stands_out_among_the_others(value: str) -> None:
+    source = f"def test_a():\n    assert f() == {value}\n"
+    [test] = find_tests(source)
+    ranks = []
+    for seed in range(200):
+        place = find_sites(source, test, Random(seed))[0]
+        variants = [eval(place[0].same), *(eval(site.text) for site in place)]
+        assert len(set(variants)) == len(place) + 1 == 8
+        assert variants[0] == eval(value)
+        if isinstance(variants[0], str | bytes):  # all differ in one place, and in the same one
+            columns = [len(set(column)) for column in zip(*variants, strict=True)]
+            assert sorted(columns)[:-1] == [1] * (len(columns) - 1)
+        else:
+            ranks.append(sorted(variants).index(variants[0]))
+    if ranks:  # the original is now among the least, now among the greatest
+        assert min(ranks) <= 1
+        assert max(ranks) >= (6 if value != "4" else 2)
+
+
+def test_all_variants_of_a_test_have_one_style() -> None:
+    source = 'def test_a():\n    assert f() == "tea"\n'
+    [test] = find_tests(source)
+    place = find_sites(source, test, Random(0))[0]
+    clones = [Clone(path=PATH, test="test_a", sites=(site,)) for site in place]
+    disguised = disguise(source, PATH, clones, Random(0))
+    assert '"' not in disguised.source
+    assert "assert f() == 'tea'" in disguised.source
+    reference = disguise(source, PATH, clones, Random(0), puts_clones_first=True)
+    assert reference.source.endswith('    assert f() == "tea"\n')
+
+
+def pool(tests: str, texts: str, *, starts: tuple[int, ...] = (0,)) -> list[Clone]:
+    return [
         Clone(
-            path=PATH, test=f"test_{letter}", sites=(Site(assertion=i, start=i, end=i, text="x"),)
+            path=PATH,
+            test=f"test_{letter}",
+            sites=(site(start, start=start, text=text),),
         )
-        for letter, i in itertools.product("abc", (1, 2))
+        for letter, start, text in itertools.product(tests, starts, texts)
     ]
-    chosen, bits = choose_clones(clones, first=[], num_bits=8, rng=Random(0))
+
+
+def test_one_decisive_test_gets_many_values_in_one_place() -> None:
+    chosen, bits = choose_clones(
+        pool("a", "1234567", starts=(0, 9)), first={"t.py::test_a"}, num_bits=8, rng=Random(0)
+    )
+    assert (len(chosen), bits) == (7, 3)
+    assert len({clone.sites[0].span for clone in chosen}) == 1
+    assert len({clone.sites[0].text for clone in chosen}) == 7
+
+
+def test_two_places_make_three_clones_that_no_majority_betrays() -> None:
+    decisive = {f"t.py::test_{letter}" for letter in "abc"}
+    chosen, bits = choose_clones(
+        pool("abc", "1", starts=(1, 2)), first=decisive, num_bits=6, rng=Random(0)
+    )
     assert bits == 6
     for letter in "abc":
         changes = [
@@ -195,9 +246,15 @@ def test_few_tests_get_three_clones_that_no_majority_betrays() -> None:
         assert sorted(map(sorted, changes)) == [[1], [1, 2], [2]]
 
 
-def test_many_tests_get_one_clone_each_and_the_important_ones_come_first() -> None:
-    clones = [Clone(path=PATH, test=f"test_{i}", sites=(site(1),)) for i in range(20)]
-    chosen, bits = choose_clones(clones, first=["t.py::test_7"], num_bits=8, rng=Random(0))
+def test_many_tests_get_one_clone_each_and_only_decisive_ones_count() -> None:
+    letters = "abcdefghij"
+    decisive = {f"t.py::test_{letter}" for letter in "abcdefgh"}
+    chosen, bits = choose_clones(pool(letters, "123"), first=decisive, num_bits=8, rng=Random(0))
     assert bits == 8
-    assert chosen[0].test == "test_7"
-    assert len({clone.test for clone in chosen}) == 8
+    assert {f"t.py::{clone.test}" for clone in chosen} == decisive
+    chosen, bits = choose_clones(
+        pool(letters, "123"), first={"t.py::test_a"}, num_bits=8, rng=Random(0)
+    )
+    assert bits == 2
+    assert len(chosen) == 3 + 6  # and guards against those who pass tests at random
+    assert choose_clones(pool("a", "1"), first=set(), num_bits=0, rng=Random(0)) == ([], 0)

@@ -1,0 +1,207 @@
+"""Where a small change makes a test expect something else, and what it could expect instead.
+
+Alternatives are chosen so that none of them, nor the original, stands out among the others: numbers
+come from a range that lies around the original by chance, texts differ in one and the same letter.
+"""
+
+import ast
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from rewards.swe.test_source import Offsets, TestFunction
+
+MOST_ALTERNATIVES = 7
+"""With the original these are eight variants of a test: three bits."""
+
+_OPPOSITES = {
+    "assertEqual": "assertNotEqual",
+    "assertTrue": "assertFalse",
+    "assertIn": "assertNotIn",
+    "assertIs": "assertIsNot",
+    "assertIsNone": "assertIsNotNone",
+    "assertIsInstance": "assertNotIsInstance",
+}
+_OPPOSITES |= {after: before for before, after in _OPPOSITES.items()}
+_EQUALITIES = frozenset(
+    {
+        *("assertEqual", "assertEquals", "assertIs", "assertIn", "assertCountEqual"),
+        *("assertDictEqual", "assertListEqual", "assertTupleEqual", "assertSetEqual"),
+        *("assertSequenceEqual", "assertMultiLineEqual", "assertAlmostEqual"),
+    }
+)
+_PLAIN_TYPES = frozenset(
+    {
+        *("list", "tuple", "set", "frozenset", "dict", "sorted", "str", "int", "float", "bytes"),
+        *("Decimal", "Fraction", "OrderedDict", "date", "datetime", "timedelta", "approx"),
+    }
+)
+_EXCEPTIONS = (
+    *("KeyError", "TypeError", "ValueError", "AttributeError", "IndexError", "OSError"),
+    *("RuntimeError", "LookupError"),
+)
+_RAISES = ("raises", "assertRaises", "assertRaisesRegex", "warns", "assertWarns")
+_RANGE = 16
+_LETTERS, _DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """A change of a test; offsets are in bytes from the start of the test.
+
+    Attributes:
+        assertion: Number of the statement within the test; changes of different ones do not undo
+            each other.
+        start: First byte.
+        end: First byte after it.
+        text: What comes instead.
+        same: What says the same as before in the style of `text`; every other variant of the test
+            has it in this place.
+    """
+
+    assertion: int
+    start: int
+    end: int
+    text: str
+    same: str
+
+    @property
+    def span(self) -> tuple[int, int]:
+        """Where it is."""
+        return self.start, self.end
+
+
+@dataclass(frozen=True, slots=True)
+class _Change:
+    """One place with all that could stand there; rank 0 is the hardest to tell from the test."""
+
+    rank: int
+    span: tuple[int, int]
+    same: str
+    texts: Sequence[str]
+
+
+def find_sites(source: str, test: TestFunction, rng: Random) -> list[list[Site]]:
+    """Return changes that contradict a test, grouped by place, the best places first.
+
+    Each expects something else of the same call, so that no solution satisfies both. What is handed
+    to the code under test is left alone: another solution may be right to take more than the
+    reference does. A changed constant looks like any other; a negated assertion shows what it is.
+    """
+    offsets = Offsets(source.encode())
+    found: list[tuple[int, list[Site]]] = []
+    for number, statement in enumerate(ast.walk(test.node)):
+        for change in _changes(statement, offsets, rng):
+            start, end = (offset - test.start for offset in change.span)
+            sites = [
+                Site(assertion=number, start=start, end=end, text=text, same=change.same)
+                for text in change.texts[:MOST_ALTERNATIVES]
+            ]
+            found.append((change.rank, sites))
+    rng.shuffle(found)
+    found.sort(key=lambda ranked: (ranked[0], -len(ranked[1])))
+    return [sites for _, sites in found]
+
+
+def _changes(node: ast.AST, offsets: Offsets, rng: Random) -> Iterator[_Change]:
+    match node:
+        case ast.Assert(test=test):
+            for constant in _expected(test):
+                yield from _constants(constant, offsets, rng, rank=0)
+            text = offsets.text(test)
+            yield _Change(3, offsets.span(test), text, [f"not ({text})"])
+        case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name) as method, args=arguments)):
+            if name in _EQUALITIES:
+                for argument in arguments[:2]:
+                    yield from _constants(argument, offsets, rng, rank=0)
+            if name in _OPPOSITES:
+                _, end = offsets.span(method)
+                yield _Change(3, (end - len(name), end), name, [_OPPOSITES[name]])
+        case ast.With(items=items):
+            for item in items:
+                yield from _exceptions(item.context_expr, offsets, rng)
+        case ast.Assign(targets=[ast.Name(id=name)], value=value):
+            if name.startswith(("expect", "want", "desired", "correct")):
+                yield from _constants(value, offsets, rng, rank=2)
+
+
+def _expected(test: ast.expr) -> Iterator[ast.expr]:
+    """Yield what stands on both sides of comparisons that say what something is."""
+    match test:
+        case ast.BoolOp(op=ast.And(), values=values):
+            for value in values:
+                yield from _expected(value)
+        case ast.Compare(left=left, ops=operators, comparators=others):
+            if all(isinstance(operator, ast.Eq | ast.Is | ast.In) for operator in operators):
+                yield left
+                yield from others
+
+
+def _exceptions(node: ast.expr, offsets: Offsets, rng: Random) -> Iterator[_Change]:
+    """Expect another exception."""
+    match node:
+        case ast.Call(func=ast.Attribute(attr=name), args=[ast.Name(id=expected) as word, *_]):
+            if name in _RAISES:
+                others = [other for other in _EXCEPTIONS if other != expected]
+                yield _Change(1, offsets.span(word), expected, rng.sample(others, len(others)))
+
+
+def _constants(node: ast.expr, offsets: Offsets, rng: Random, *, rank: int) -> Iterator[_Change]:
+    """Change one constant, also in lists and the like, but not what is handed to a call."""
+    inner: Sequence[ast.expr | None] = ()
+    match node:
+        case ast.Constant(value=value):
+            texts = [repr(other) for other in _alternatives(value, rng)]
+            if texts:
+                yield _Change(rank, offsets.span(node), repr(value), texts)
+        case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Set(elts=parts):
+            inner = parts
+        case ast.Dict(keys=keys, values=values):
+            inner = [*keys, *values]
+        case ast.BinOp(left=left, right=right):
+            inner = [left, right]
+        case ast.UnaryOp(op=ast.USub(), operand=ast.Constant(value=int() | float() as value)):
+            texts = [repr(other) for other in _alternatives(-value, rng)]
+            yield _Change(rank, offsets.span(node), repr(-value), texts)
+        case ast.Call(func=ast.Attribute(value=ast.Constant()), args=arguments):
+            inner = arguments
+        case ast.Call(func=ast.Name(id=name), args=arguments) if name in _PLAIN_TYPES:
+            inner = arguments
+    for part in inner:
+        if part is not None:
+            yield from _constants(part, offsets, rng, rank=rank)
+
+
+def _alternatives(value: object, rng: Random) -> Sequence[object]:
+    """Return other constants of the same kind; of all, the original is no more likely than any."""
+    match value:
+        case bool():
+            return [not value]
+        case int():
+            low = value - rng.randrange(_RANGE)
+            low = max(low, 0) if value >= 0 else low  # lengths and the like are never negative
+            numbers = [number for number in range(low, low + _RANGE) if number != value]
+            return rng.sample(numbers, len(numbers))
+        case float():
+            before = rng.randrange(_RANGE)
+            steps = [step - before for step in range(_RANGE) if step != before]
+            return [value + step / 2 for step in rng.sample(steps, len(steps))]
+        case str():
+            return _other_texts(value, rng)
+        case bytes():
+            texts = _other_texts(value.decode("latin-1"), rng)
+            return [text.encode("latin-1") for text in texts]
+    return []
+
+
+def _other_texts(text: str, rng: Random) -> list[str]:
+    """Change one letter or digit for others, always the same one."""
+    places = [i for i, character in enumerate(text) if character.isascii() and character.isalnum()]
+    if not places:
+        return [text + letter for letter in rng.sample(_LETTERS, 1)]
+    place = rng.choice(places)
+    character = text[place]
+    kind = _DIGITS if character.isdigit() else _LETTERS
+    kind = kind.upper() if character.isupper() else kind
+    others = [other for other in kind if other != character]
+    return [text[:place] + other + text[place + 1 :] for other in rng.sample(others, len(others))]
