@@ -75,11 +75,9 @@ class LightningBackend:
             device=device,
             kernels=self._stepper.kernels,
         )
-        num_rows = max(max_sequences, self._stepper.min_rows)
         dtype = model.lm_head.weight.dtype
-        self._state = DecodeState.empty(model.config, num_rows, dtype=dtype, device=device)
-        self._hidden = torch.zeros(num_rows, model.config.hidden_size, device=device)
-        self._tokens = torch.zeros(num_rows, dtype=torch.int64, device=device)
+        self._state = DecodeState.empty(model.config, max_sequences, dtype=dtype, device=device)
+        self._hidden = torch.zeros(max_sequences, model.config.hidden_size, device=device)
         self._cache = PrefixCache(prefix_cache_bytes)
         self._reader = PromptReader(model, self._state.allocator, self._cache)
         self._resumed: deque[tuple[SavedRow, DecodeState]] = deque()
@@ -220,11 +218,8 @@ class LightningBackend:
         num_active = self._sequences.num_active
         if num_active == 0:
             return
-        num_rows = max(num_active, self._stepper.min_rows)
-        self._state.lengths[num_active:num_rows] = 0
-        self._state.reserve(num_active)
-        self._tokens[:num_active] = self._sequences.last_tokens[:num_active]
-        self._hidden[:num_rows] = self._stepper.step(self._tokens[:num_rows], self._state)
+        tokens = self._sequences.last_tokens[:num_active]
+        self._hidden[:num_active] = self._stepper.step(tokens, self._state)
 
     def _admit(self) -> None:
         """Give free rows to sequences whose prompts are read."""
@@ -248,8 +243,8 @@ class LightningBackend:
     def _draw(self) -> list[Finished]:
         """Draw a token for every row, and drop the rows that end with it."""
         num_active = self._sequences.num_active
-        logits = self._stepper.logits(self._hidden[: max(num_active, self._stepper.min_rows)])
-        ended = self._sequences.draw(logits[:num_active], self._version)
+        logits = self._stepper.logits(self._hidden[:num_active])
+        ended = self._sequences.draw(logits, self._version)
         if ended and self._replays:
             replay(self._model, self._sequences, ended)
         finished = self._sequences.finished(ended, self._version)
@@ -261,7 +256,7 @@ class LightningBackend:
     def _retire(self, rows: Sequence[int]) -> None:
         if rows:
             self._state.reset(self._index(rows))
-            target, source = (m.to(self._tokens.device) for m in self._sequences.retire(rows))
+            target, source = (m.to(self._hidden.device) for m in self._sequences.retire(rows))
             self._state.move(target, source)
 
     def _read_again(self) -> None:
@@ -273,7 +268,7 @@ class LightningBackend:
         self._reader.add(*(Reading(s.owner.request, s) for s in saved), first=True)
 
     def _index(self, rows: Sequence[int]) -> Tensor:
-        return torch.tensor(list(rows), dtype=torch.long, device=self._tokens.device)
+        return torch.tensor(list(rows), dtype=torch.long, device=self._hidden.device)
 
 
 def _is_of(saved: SavedRow, request_id: int) -> bool:

@@ -29,24 +29,20 @@ def read(
     return last, state
 
 
-def rows_of(stepper: Stepper, model: LightningModel, states: Sequence[DecodeState]) -> DecodeState:
-    """The states as rows of one, filled up to what the stepper wants."""
-    count = max(len(states), stepper.min_rows)
-    rows = DecodeState.empty(model.config, count)
+def rows_of(model: LightningModel, states: Sequence[DecodeState]) -> DecodeState:
+    """The states as rows of one."""
+    rows = DecodeState.empty(model.config, len(states))
     for row, state in enumerate(states):
         rows.write(torch.tensor([row]), state, torch.tensor([0]))
     return rows
 
 
 def decode(stepper: Stepper, state: DecodeState, tokens: Tensor) -> Tensor:
-    """Step the first rows through tokens [N, T]; returns hidden states [N, T, d]."""
-    padding = torch.zeros(state.num_rows, dtype=torch.long)
+    """Step all rows through tokens [N, T]; returns hidden states [N, T, d]."""
     steps = []
     for column in tokens.T:
-        state.lengths[len(column) :] = 0
         state.reserve(state.num_rows)
-        padding[: len(column)] = column
-        steps.append(stepper.step(padding, state)[: len(column)].clone())
+        steps.append(stepper.step(column.contiguous(), state).clone())
     return torch.stack(steps, dim=1)
 
 
@@ -60,7 +56,7 @@ def test_decoding_after_a_prefill_is_the_training_form(
     sequences = [random_ids(200 + n, seed=n) for n in range(5)]
     lengths = [1, 20, 64, 65, 130]
     starts = [read(model, ids[:n]) for ids, n in zip(sequences, lengths, strict=True)]
-    state = rows_of(stepper, model, [state for _, state in starts])
+    state = rows_of(model, [state for _, state in starts])
     following = torch.stack([ids[n : n + 30] for ids, n in zip(sequences, lengths, strict=True)])
     decoded = decode(stepper, state, following)
     for row, (ids, n) in enumerate(zip(sequences, lengths, strict=True)):
@@ -78,15 +74,15 @@ def test_a_rows_bits_depend_on_that_row_alone(
     stepper = make_stepper(model, kernels=kernels)
     starts = [read(model, random_ids(n, seed=n))[1] for n in (3, 64, 90, 17, 128)]
     tokens = torch.stack([random_ids(12, seed=n) for n in range(5)])
-    together = decode(stepper, rows_of(stepper, model, starts), tokens)
-    alone = decode(stepper, rows_of(stepper, model, starts[2:3]), tokens[2:3])
+    together = decode(stepper, rows_of(model, starts), tokens)
+    alone = decode(stepper, rows_of(model, starts[2:3]), tokens[2:3])
     assert torch.equal(alone[0], together[2])
     order = [4, 2, 0]
-    crowd = decode(stepper, rows_of(stepper, model, [starts[i] for i in order]), tokens[order])
+    crowd = decode(stepper, rows_of(model, [starts[i] for i in order]), tokens[order])
     assert torch.equal(crowd, together[order])
     torch.set_num_threads(2)
     try:
-        assert torch.equal(decode(stepper, rows_of(stepper, model, starts), tokens), together)
+        assert torch.equal(decode(stepper, rows_of(model, starts), tokens), together)
     finally:
         torch.set_num_threads(1)
 
@@ -100,13 +96,13 @@ def test_a_row_that_is_used_again_is_as_good_as_new(
     stepper = make_stepper(model, kernels=kernels)
     (first, second) = (read(model, random_ids(n, seed=n))[1] for n in (150, 70))
     tokens = random_ids(20, seed=9).view(1, -1)
-    state = rows_of(stepper, model, [first])
+    state = rows_of(model, [first])
     decode(stepper, state, tokens)
     row = torch.tensor([0])
     state.reset(row)
     state.write(row, second, row)
     again = decode(stepper, state, tokens)
-    assert torch.equal(again, decode(stepper, rows_of(stepper, model, [second]), tokens))
+    assert torch.equal(again, decode(stepper, rows_of(model, [second]), tokens))
 
 
 @every_kernel
@@ -159,5 +155,5 @@ def test_both_kernels_compute_the_same_model(name: str) -> None:
         model = make_model(kernels=kernels, **ARCHITECTURES[name])
         _, state = read(model, ids[:100])
         stepper = make_stepper(model, kernels=kernels)
-        found[kernels] = decode(stepper, rows_of(stepper, model, [state]), ids[None, 100:])
+        found[kernels] = decode(stepper, rows_of(model, [state]), ids[None, 100:])
     torch.testing.assert_close(found["native"], found["torch"], rtol=0, atol=2e-5)

@@ -46,7 +46,7 @@ def test_pieces_and_decoding_are_the_training_form_over_64k_tokens(ids: torch.Te
         last, state = model.prefill(ids[start:stop], torch.tensor([0, stop - start]), state)
         torch.testing.assert_close(last[0], expected[stop - 1], rtol=0, atol=1e-4)
     stepper = make_stepper(model)
-    rows = DecodeState.empty(model.config, max(1, stepper.min_rows))
+    rows = DecodeState.empty(model.config, 1)
     rows.write(torch.tensor([0]), state, torch.tensor([0]))
     tokens = torch.zeros(rows.num_rows, dtype=torch.long)
     for place in range(TOKENS - DECODED, TOKENS):

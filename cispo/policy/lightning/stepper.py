@@ -14,14 +14,13 @@ from cispo.policy.lightning.state import DecodeState
 class Stepper(Protocol):
     """Reads one more token a row, and turns hidden states into logits.
 
+    A row's bits depend neither on the number of rows nor on the other rows (float32 on CPU).
+
     Attributes:
         kernels: `torch` or `native`.
-        min_rows: From this many rows on, a row's bits depend neither on their number nor on the
-            other rows.
     """
 
     kernels: str
-    min_rows: int
 
     def refresh(self) -> None:
         """Read the model's weights again; to be called whenever they have changed."""
@@ -45,8 +44,6 @@ class TorchStepper:
     """The model's own decoding, operation by operation; runs on any device."""
 
     kernels = "torch"
-    min_rows = 1
-    """The model pads what it multiplies."""
 
     def __init__(self, model: LightningModel) -> None:
         self._model = model

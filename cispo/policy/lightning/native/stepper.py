@@ -38,8 +38,6 @@ class NativeStepper:
     """
 
     kernels = "native"
-    min_rows = 1
-    """Every row is computed by itself."""
 
     def __init__(self, model: LightningModel) -> None:
         device, config = model.lm_head.weight.device, model.config
