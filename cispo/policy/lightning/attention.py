@@ -19,8 +19,8 @@ from torch import Tensor
 from cispo.config.policy import KERNELS
 from cispo.errors import ConfigError
 from cispo.policy.lightning.chunked import chunked_attention
+from cispo.policy.lightning.chunks import ChunkLayout
 from cispo.policy.lightning.fla import fla_attention
-from cispo.policy.lightning.layout import ChunkLayout
 from cispo.policy.lightning.native.attention import native_attention
 from cispo.policy.lightning.native.build import native_library, require_native
 

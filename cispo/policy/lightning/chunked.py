@@ -1,4 +1,4 @@
-"""Lightning attention in plain torch, all sequences chunk by chunk; see attention.py."""
+"""Lightning attention in plain torch, all sequences of a slab chunk by chunk; see attention.py."""
 
 from itertools import pairwise
 from typing import Any
@@ -6,13 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cispo.policy.lightning.chunks import ChunkLayout, ChunkRows, Slab, flat
 from cispo.policy.lightning.decay import DecayTables, decay_tables
 from cispo.policy.lightning.final_state import final_state, final_state_backward
-from cispo.policy.lightning.layout import ChunkLayout, flat
 from cispo.policy.lightning.second_derivative import refuse_second_derivative
-
-_SLAB_BYTES = 4 * 2**20
-"""Scores of about this size are computed at once, so that they stay in a cache."""
 
 
 def chunked_attention(
@@ -26,7 +23,7 @@ def chunked_attention(
     """Attend as `lightning_attention` does, on any device and in any dtype.
 
     Autograd over a loop of chunks would cost T^2, because each slice's gradient is a tensor of full
-    length; here the backward pass is one more loop.
+    length; here the backward pass is one more loop. Slab by slab the temporaries stay small.
     """
     output, state = _ChunkedAttention.apply(  # type: ignore[no-untyped-call]
         qkv, initial_state, slopes, layout, return_state
@@ -49,55 +46,116 @@ class _ChunkedAttention(torch.autograd.Function):
         T, H, _, D = qkv.shape
         dtype = torch.float64 if qkv.dtype == torch.float64 else torch.float32
         tables = decay_tables(slopes, layout.block, dtype, qkv.device)
-        blocks = qkv.reshape(-1, D).index_select(0, layout.gather).to(dtype)
-        blocks = blocks.view(3, layout.num_rows, H, layout.block, D)
-        states, first = _scan(blocks, initial_state, layout, tables)
-        ctx.save_for_backward(blocks, states)
-        ctx.first, ctx.slopes, ctx.layout, ctx.dtype = first, slopes, layout, qkv.dtype
+        output = qkv.new_empty(T, H, D)
+        final = qkv.new_empty(layout.num_sequences, H, D, D, dtype=dtype) if return_state else None
+        kept, carried = [], None
+        for slab in layout.slabs:
+            rows = slab.rows
+            blocks = _blocks(qkv, slab, dtype)
+            entering = _entering(initial_state, carried, slab, blocks)
+            states, first = _scan(blocks, entering, rows, tables)
+            kept.append(states)
+            attended = _attend(blocks, states, first, tables).view(-1, D)
+            places = rows.scatter.view(-1, 3)[:, 0]
+            output[slab.tokens] = attended.index_select(0, places).view(-1, H, D)
+            if final is not None or slab.is_cut:
+                after = final_state(blocks, states, entering, rows, tables)
+                carried = after[-1:]
+                if final is not None:
+                    final[slab.sequences] = after
+        ctx.save_for_backward(qkv, *kept)
+        ctx.slopes, ctx.layout, ctx.dtype = slopes, layout, dtype
         ctx.initial_dtype = None if initial_state is None else initial_state.dtype
         ctx.set_materialize_grads(False)
-        final = final_state(blocks, states, initial_state, layout, tables) if return_state else None
-        output = _attend(blocks, states, first, tables).view(-1, D)
-        places = layout.scatter.view(T * H, 3)[:, 0]
-        return output.index_select(0, places).view(T, H, D).to(qkv.dtype), final
+        return output, final
 
     @staticmethod
     def backward(
         ctx: Any, grad_output: Tensor | None, grad_final: Tensor | None
     ) -> tuple[Tensor, Tensor | None, None, None, None]:
         refuse_second_derivative()
-        blocks, states = ctx.saved_tensors
+        qkv, *kept = ctx.saved_tensors
         layout: ChunkLayout = ctx.layout
-        _, R, H, C, D = blocks.shape
-        T = layout.scatter.numel() // (3 * H)
-        tables = decay_tables(ctx.slopes, C, blocks.dtype, blocks.device)
-        if grad_output is None:
-            grad = torch.zeros_like(blocks[0])
-        else:
-            tokens = layout.gather[: R * H * C] // 3
-            grad = grad_output.reshape(T * H, D).index_select(0, tokens).to(blocks.dtype)
-            grad = grad.view(R, H, C, D)
-            if layout.valid is not None:
-                grad.mul_(layout.valid)
-        grad_blocks = _attend_backward(blocks, states, grad, ctx.first, tables)
-        needs_initial = ctx.initial_dtype is not None
-        grad_initial = _scan_backward(
-            blocks, states, grad, grad_final, grad_blocks, layout, tables, needs_initial
-        )
-        if grad_initial is not None:
-            grad_initial = grad_initial.to(ctx.initial_dtype)
-        grad_qkv = grad_blocks.view(-1, D).index_select(0, layout.scatter).view(T, H, 3, D)
-        return grad_qkv.to(ctx.dtype), grad_initial, None, None, None
+        _, H, _, D = qkv.shape
+        tables = decay_tables(ctx.slopes, layout.block, ctx.dtype, qkv.device)
+        grad_qkv = torch.empty_like(qkv, memory_format=torch.contiguous_format)
+        grad_initial = carried = None
+        if ctx.initial_dtype is not None:
+            shape = (layout.num_sequences, H, D, D)
+            grad_initial = qkv.new_empty(shape, dtype=ctx.initial_dtype)
+        for slab, states in zip(reversed(layout.slabs), reversed(kept), strict=True):
+            blocks = _blocks(qkv, slab, ctx.dtype)
+            grad = _grad_blocks(grad_output, slab, blocks)
+            leaving = _leaving(grad_final, carried, slab, blocks)
+            first = blocks.shape[1] - len(states)
+            grad_blocks = _attend_backward(blocks, states, grad, first, tables)
+            needs_entering = grad_initial is not None or slab.is_continued
+            entering = _scan_backward(
+                blocks, states, grad, leaving, grad_blocks, slab.rows, tables, needs_entering
+            )
+            in_order = grad_blocks.view(-1, D).index_select(0, slab.rows.scatter)
+            grad_qkv[slab.tokens] = in_order.view(-1, H, 3, D)
+            if grad_initial is not None and entering is not None:
+                # where the first sequence is continued, the slab before writes its place again
+                grad_initial[slab.sequences] = entering.to(grad_initial.dtype)
+            carried = entering
+        return grad_qkv, grad_initial, None, None, None
 
 
-def _slabs(blocks: Tensor) -> range:
-    """Starts of runs of rows whose scores fit `_SLAB_BYTES`; the run's length is the step."""
-    _, R, H, C, _ = blocks.shape
-    return range(0, R, max(1, _SLAB_BYTES // (H * C * C * blocks.element_size())))
+def _blocks(qkv: Tensor, slab: Slab, dtype: torch.dtype) -> Tensor:
+    """Queries, keys and values of a slab's chunks; padding repeats the last token."""
+    _, H, _, D = qkv.shape
+    heads = qkv[slab.tokens].reshape(-1, D)
+    blocks = heads.index_select(0, slab.rows.gather).to(dtype)
+    return blocks.view(3, slab.rows.num_rows, H, slab.rows.block, D)
+
+
+def _grad_blocks(grad_output: Tensor | None, slab: Slab, blocks: Tensor) -> Tensor:
+    """The output's gradient in the slab's chunks, [R, H, C, D]; zero on padding."""
+    if grad_output is None:
+        return torch.zeros_like(blocks[0])
+    places = slab.rows.gather[: blocks[0].numel() // blocks.shape[-1]] // 3
+    heads = grad_output[slab.tokens].reshape(-1, blocks.shape[-1])
+    grad = heads.index_select(0, places).to(blocks.dtype).view(blocks.shape[1:])
+    if slab.rows.valid is not None:
+        grad.mul_(slab.rows.valid)
+    return grad
+
+
+def _entering(
+    initial_state: Tensor | None, carried: Tensor | None, slab: Slab, blocks: Tensor
+) -> Tensor | None:
+    """States before the slab's sequences; None is zero. The last one carried goes on."""
+    if not slab.is_continued:
+        return None if initial_state is None else initial_state[slab.sequences].to(blocks.dtype)
+    assert carried is not None
+    return _with_row(initial_state, carried[-1], 0, slab, blocks)
+
+
+def _leaving(
+    grad_final: Tensor | None, carried: Tensor | None, slab: Slab, blocks: Tensor
+) -> Tensor | None:
+    """Gradients of the states after the slab's sequences; None is zero."""
+    if not slab.is_cut:
+        return None if grad_final is None else grad_final[slab.sequences]
+    assert carried is not None
+    return _with_row(grad_final, carried[0], -1, slab, blocks)
+
+
+def _with_row(
+    states: Tensor | None, state: Tensor, place: int, slab: Slab, blocks: Tensor
+) -> Tensor:
+    """Copy the states of the slab's sequences, zero where None, with another one in one place."""
+    H, D = blocks.shape[2], blocks.shape[4]
+    copy = blocks.new_zeros(slab.sequences.stop - slab.sequences.start, H, D, D)
+    if states is not None:
+        copy.copy_(states[slab.sequences])
+    copy[place] = state
+    return copy
 
 
 def _scan(
-    blocks: Tensor, initial_state: Tensor | None, layout: ChunkLayout, tables: DecayTables
+    blocks: Tensor, initial_state: Tensor | None, layout: ChunkRows, tables: DecayTables
 ) -> tuple[Tensor, int]:
     """Compute the state before each chunk, [R - first, H, D, D], and `first`."""
     _, R, H, _, D = blocks.shape
@@ -122,19 +180,13 @@ def _scan(
 def _attend(blocks: Tensor, states: Tensor, first: int, tables: DecayTables) -> Tensor:
     """Compute the output of each chunk from its tokens and the state before it."""
     q, k, v = blocks
-    R, H, _, D = q.shape
+    _, H, C, D = q.shape
     output = torch.empty_like(v)
-    slabs = _slabs(blocks)
-    for start in slabs:
-        stop = min(start + slabs.step, R)
-        scores = torch.bmm(flat(q[start:stop]), flat(k[start:stop]).transpose(1, 2))
-        scores.view(stop - start, H, *tables.mask.shape[1:]).mul_(tables.mask)
-        torch.bmm(scores, flat(v[start:stop]), out=flat(output[start:stop]))
-        begin = max(start, first)
-        if begin < stop:
-            query = q[begin:stop] * tables.query
-            before = states[begin - first : stop - first].view(-1, D, D)
-            flat(output[begin:stop]).baddbmm_(flat(query), before)
+    scores = torch.bmm(flat(q), flat(k).transpose(1, 2))
+    scores.view(-1, H, C, C).mul_(tables.mask)
+    torch.bmm(scores, flat(v), out=flat(output))
+    query = q[first:] * tables.query
+    flat(output[first:]).baddbmm_(flat(query), states.view(-1, D, D))
     return output
 
 
@@ -142,27 +194,20 @@ def _attend_backward(
     blocks: Tensor, states: Tensor, grad: Tensor, first: int, tables: DecayTables
 ) -> Tensor:
     """Carry the output's gradient to q, k and v, but for what k and v owe to later chunks."""
-    q, k, v = blocks
-    R, H, C, D = q.shape
+    _, _, H, C, D = blocks.shape
+    query, key, value = (flat(part) for part in blocks)
     grad_blocks = torch.empty_like(blocks)
-    slabs = _slabs(blocks)
-    for start in slabs:
-        stop = min(start + slabs.step, R)
-        grad_q, grad_k, grad_v = (flat(part[start:stop]) for part in grad_blocks)
-        here = flat(grad[start:stop])
-        query, key = flat(q[start:stop]), flat(k[start:stop])
-        scores = torch.bmm(query, key.transpose(1, 2))
-        scores.view(-1, H, C, C).mul_(tables.mask)
-        torch.bmm(scores.transpose(1, 2), here, out=grad_v)
-        torch.bmm(here, flat(v[start:stop]).transpose(1, 2), out=scores)
-        scores.view(-1, H, C, C).mul_(tables.mask)
-        torch.bmm(scores.transpose(1, 2), query, out=grad_k)
-        torch.bmm(scores, key, out=grad_q)
-        begin = max(start, first)
-        if begin < stop:
-            before = states[begin - first : stop - first].view(-1, D, D)
-            owed = torch.bmm(flat(grad[begin:stop]), before.transpose(1, 2))
-            grad_blocks[0, begin:stop].addcmul_(owed.view(-1, H, C, D), tables.query)
+    grad_query, grad_key, grad_value = (flat(part) for part in grad_blocks)
+    here = flat(grad)
+    scores = torch.bmm(query, key.transpose(1, 2))
+    scores.view(-1, H, C, C).mul_(tables.mask)
+    torch.bmm(scores.transpose(1, 2), here, out=grad_value)
+    torch.bmm(here, value.transpose(1, 2), out=scores)
+    scores.view(-1, H, C, C).mul_(tables.mask)
+    torch.bmm(scores.transpose(1, 2), query, out=grad_key)
+    torch.bmm(scores, key, out=grad_query)
+    owed = torch.bmm(flat(grad[first:]), states.view(-1, D, D).transpose(1, 2))
+    grad_blocks[0, first:].addcmul_(owed.view(-1, H, C, D), tables.query)
     return grad_blocks
 
 
@@ -172,7 +217,7 @@ def _scan_backward(
     grad: Tensor,
     grad_final: Tensor | None,
     grad_blocks: Tensor,
-    layout: ChunkLayout,
+    layout: ChunkRows,
     tables: DecayTables,
     needs_initial: bool,
 ) -> Tensor | None:

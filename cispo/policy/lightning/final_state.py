@@ -3,11 +3,11 @@
 import torch
 from torch import Tensor
 
+from cispo.policy.lightning.chunks import ChunkRows, flat
 from cispo.policy.lightning.decay import DecayTables
-from cispo.policy.lightning.layout import ChunkLayout, flat
 
 
-def _last_chunk_decay(layout: ChunkLayout, tables: DecayTables) -> tuple[Tensor, Tensor]:
+def _last_chunk_decay(layout: ChunkRows, tables: DecayTables) -> tuple[Tensor, Tensor]:
     """For last chunks of m tokens: lambda^(m-1-j) [A, H, C, 1], 0 on padding; lambda^m - 1."""
     shift = torch.arange(layout.block, device=layout.order.device) - layout.last_lengths.view(-1, 1)
     key = tables.key[:, shift, 0].transpose(0, 1)
@@ -20,7 +20,7 @@ def final_state(
     blocks: Tensor,
     states: Tensor,
     initial_state: Tensor | None,
-    layout: ChunkLayout,
+    layout: ChunkRows,
     tables: DecayTables,
 ) -> Tensor:
     """Compute the state after each sequence, [S, H, D, D]; an empty one keeps its initial state."""
@@ -48,7 +48,7 @@ def final_state_backward(
     states: Tensor,
     grad_final: Tensor,
     grad_blocks: Tensor,
-    layout: ChunkLayout,
+    layout: ChunkRows,
     tables: DecayTables,
 ) -> Tensor:
     """Add what last chunks' k and v owe to the final state; return what the state before owes."""

@@ -3,9 +3,10 @@
 import torch
 from torch import Tensor, nn
 
+from cispo.policy.lightning.chunks import chunk_layout
 from cispo.policy.lightning.config import FULL, LINEAR, LightningConfig
 from cispo.policy.lightning.experts import Routing
-from cispo.policy.lightning.layout import bucket_layout, chunk_layout, positions
+from cispo.policy.lightning.layout import bucket_layout, positions
 from cispo.policy.lightning.linear import LightningAttention
 from cispo.policy.lightning.moe import Balance, MixtureOfExperts, balance_of
 from cispo.policy.lightning.norm import RmsNorm
@@ -16,7 +17,14 @@ from cispo.policy.lightning.softmax import SoftmaxAttention
 
 
 class Packing:
-    """Layouts and rotations of one packed row, shared by all layers."""
+    """Layouts and rotations of one packed row, shared by all layers.
+
+    Attributes:
+        chunks: For lightning layers; missing where there are none, as are the others.
+        queries: Buckets of the softmax layers' query heads.
+        keys: Buckets of their key and value heads.
+        rotation: Of every token at its place in its sequence.
+    """
 
     def __init__(self, cu_seqlens: Tensor, config: LightningConfig) -> None:
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -107,6 +115,7 @@ class LightningLayer(nn.Module):
 
 
 def _residual(normed: Tensor, y: Tensor, factors: tuple[float, float]) -> Tensor:
+    """DeepNorm's sum alpha x' + beta y, whose first term is the normalised input and not x."""
     alpha, beta = factors
     y = widened(y)
     return torch.add(y if beta == 1.0 else y * beta, normed, alpha=alpha)

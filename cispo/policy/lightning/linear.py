@@ -5,9 +5,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cispo.policy.lightning.attention import lightning_attention
+from cispo.policy.lightning.chunks import ChunkLayout
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.decay import decay_tables, layer_slopes
-from cispo.policy.lightning.layout import ChunkLayout, pad_rows
+from cispo.policy.lightning.layout import pad_rows
 from cispo.policy.lightning.norm import GatedRmsNorm
 from cispo.policy.lightning.projection import Projection
 

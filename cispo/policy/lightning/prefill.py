@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from cispo.policy.lightning.chunks import ChunkLayout, chunk_layout
 from cispo.policy.lightning.config import FULL, LightningConfig
 from cispo.policy.lightning.layout import (
     BucketLayout,
-    ChunkLayout,
     bucket_layout,
-    chunk_layout,
     positions,
 )
 from cispo.policy.lightning.pages import PAGE

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from cispo.policy.lightning.attention import lightning_attention
+from cispo.policy.lightning.chunks import chunk_layout
 from cispo.policy.lightning.decay import decay_tables
-from cispo.policy.lightning.layout import chunk_layout
 
 attend = partial(lightning_attention, kernels="torch")
 SLOPES = (0.9, 0.2, 0.001)
@@ -81,3 +81,35 @@ def test_decay_tables_hold_relative_powers():
     torch.testing.assert_close(
         tables.loss[:, 0, 0], torch.tensor([-0.875, -3e-6 + 4.5e-12]).double()
     )
+
+
+def _passes(qkv, initial, ends, block):
+    qkv, initial = qkv.detach().requires_grad_(), initial.detach().requires_grad_()
+    layout = chunk_layout(ends, block=block, num_heads=3)
+    output, state = attend(qkv, SLOPES, layout, initial_state=initial, return_state=True)
+    weight = torch.sin(torch.arange(output.numel(), dtype=output.dtype)).view_as(output)
+    grads = torch.autograd.grad((output * weight).sum() + state.square().sum(), (qkv, initial))
+    return layout, (output, state, *grads)
+
+
+def test_a_row_that_is_computed_slab_by_slab_gives_what_it_gives_at_once():
+    qkv, initial, ends = _case([0, 700, 0, 3000, 5, 1280, 900, 0], has_initial=True)
+    cut, ours = _passes(qkv, initial, ends, 256)
+    whole, expected = _passes(qkv, initial, ends, 16)
+    assert len(whole.slabs) == 1
+    assert [slab.tokens.stop for slab in cut.slabs] == [1212, 2492, 3700, 4729, 5885]
+    assert [slab.is_cut for slab in cut.slabs] == [True, True, False, True, False]
+    for got, want in zip(ours, expected, strict=True):
+        torch.testing.assert_close(got, want, rtol=0, atol=1e-11 * want.detach().abs().max().item())
+
+
+def test_where_a_sequence_is_cut_changes_no_bit_of_its_output():
+    qkv, _, ends = _case([700, 3000], has_initial=False, dtype=torch.float32)
+    packed, states = attend(
+        qkv, SLOPES, chunk_layout(ends, block=256, num_heads=3), return_state=True
+    )
+    layout = chunk_layout(torch.tensor([0, 3000]), block=256, num_heads=3)
+    assert len(layout.slabs) == 3
+    alone, state = attend(qkv[700:], SLOPES, layout, return_state=True)
+    assert torch.equal(packed[700:], alone)
+    assert torch.equal(states[1:], state)

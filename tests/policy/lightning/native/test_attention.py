@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cispo.policy.lightning.attention import lightning_attention
-from cispo.policy.lightning.layout import chunk_layout
+from cispo.policy.lightning.chunks import chunk_layout
 from cispo.policy.lightning.native.build import native_library
 
 pytestmark = pytest.mark.skipif(native_library() is None, reason="no C++ compiler is installed")
