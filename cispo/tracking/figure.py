@@ -18,6 +18,7 @@ Axes: TypeAlias = Any
 INK, MUTED, GRID = "#1f2933", "#65758b", "#e4e8ee"
 COLOURS = ("#2563eb", "#e4572e", "#159a72", "#b4540a", "#7c4dbd", "#c2255c", "#0e8fb3", "#6b7a0f")
 PHASES = ("sample", "learn", "publish", "evaluate", "checkpoint")
+_MOST_PARTS = 4
 _STYLE = {
     "font.size": 12,
     "axes.titlesize": 14,
@@ -104,11 +105,23 @@ def _reward(axes: Axes, history: History) -> None:
     axes.set_title("Reward in training")
     axes.set_ylabel("mean reward of a rollout")
     _plot(axes, history, "reward/mean", "reward", COLOURS[0])
-    parts = [n for n in names_under(history, "reward/part/") if not n.endswith("/correct")]
+    parts = _changing_parts(history)
     for part, colour in zip(parts, _cycle(len(parts), start=1), strict=True):
         label = part.removeprefix("reward/part/")
         _plot(axes, history, part, f"part: {label}", colour, linewidth=1.4)
     _legend(axes)
+
+
+def _changing_parts(history: History) -> list[str]:
+    """The parts of the reward that change most, for a legend that leaves the curves in view."""
+
+    def spread(name: str) -> float:
+        values = [value for value in series(history, name)[1] if math.isfinite(value)]
+        return max(values) - min(values) if values else 0.0
+
+    parts = [n for n in names_under(history, "reward/part/") if not n.endswith("/correct")]
+    chosen = sorted(parts, key=spread, reverse=True)[:_MOST_PARTS]
+    return [part for part in parts if part in chosen and spread(part) > 0]
 
 
 def _length(axes: Axes, history: History) -> None:
