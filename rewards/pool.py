@@ -46,7 +46,12 @@ class RewardPool:
     """A `Verifier` over Ray workers; a worker that dies costs no verdict."""
 
     def __init__(
-        self, start: Callable[[], Any], *, max_attempts: int, limit_seconds: float
+        self,
+        start: Callable[[], Any],
+        *,
+        max_attempts: int,
+        limit_seconds: float,
+        swe_limit_seconds: float | None = None,
     ) -> None:
         """Make an empty pool; use `RewardPool.start`.
 
@@ -54,10 +59,12 @@ class RewardPool:
             start: Asks Ray for a worker.
             max_attempts: Workers on which a grading is tried.
             limit_seconds: Wall time of a grading after which its worker counts as hung.
+            swe_limit_seconds: The same for patches, whose tests may run long.
         """
         self._start_one = start
         self._max_attempts = max_attempts
         self._limit_seconds = limit_seconds
+        self._swe_limit_seconds = swe_limit_seconds or limit_seconds
         self._workers: list[_Worker] = []
         self._num_started = 0
 
@@ -94,6 +101,7 @@ class RewardPool:
             start_one,
             max_attempts=reward.max_attempts,
             limit_seconds=_IN_FLIGHT * slowest + _GRACE_SECONDS,
+            swe_limit_seconds=_IN_FLIGHT * sandbox.swe.wall_seconds + _GRACE_SECONDS,
         )
         for _ in range(reward.num_workers):
             pool._add()
@@ -117,18 +125,20 @@ class RewardPool:
     async def grade(self, task: Task, rollout: Rollout) -> Verdict:
         """Judge one rollout; see `cispo.ports.Verifier`."""
         cause = ""
+        is_patch = task.verifier == "swe"
+        limit_seconds = self._swe_limit_seconds if is_patch else self._limit_seconds
         for _ in range(self._max_attempts):
             worker = await self._slot()
             try:
                 verdict: Verdict = await asyncio.wait_for(
-                    worker.handle.grade.remote(task, rollout), self._limit_seconds
+                    worker.handle.grade.remote(task, rollout), limit_seconds
                 )
                 return verdict
             except RayActorError as error:
                 cause = f"{worker.name} died: {str(error).splitlines()[0]}"
                 self._replace(worker)
             except TimeoutError:
-                cause = f"{worker.name} gave no answer in {self._limit_seconds:.0f} s"
+                cause = f"{worker.name} gave no answer in {limit_seconds:.0f} s"
                 self._replace(worker)
             except RayTaskError as error:
                 cause = f"{worker.name} failed: {error.cause!r}"
