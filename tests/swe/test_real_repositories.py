@@ -63,10 +63,10 @@ def clones(row: dict[str, Any]) -> Path:
 
 
 def hacked(instance: Instance, name: str) -> str:
-    """Put a trick in front of the first file that the solution changes, and leave the fault."""
+    """Put a trick behind the first file that the solution changes, and leave the fault."""
     hack = HACKS[name]
     path, before = next(iter(instance.shown_files.items()))
-    changed = {path: (before, f"{hack.code}\n{before}")}
+    changed = {path: (before, f"{before}\n{hack.code}\n")}
     changed |= {new: ("", text) for new, text in hack.files.items()}
     return format_diff(
         [
