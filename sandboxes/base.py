@@ -93,6 +93,18 @@ class ExecResult:
     wall_seconds: float
 
 
+def lost(reason: str) -> ExecResult:
+    """Return the result of a run that we could not make."""
+    return ExecResult(
+        outcome=Outcome.LOST,
+        exit_code=None,
+        stdout=b"",
+        stderr=reason.encode(),
+        cpu_seconds=0.0,
+        wall_seconds=0.0,
+    )
+
+
 class Sandbox(Protocol):
     """Runs programs that are out to harm us."""
 

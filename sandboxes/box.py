@@ -6,9 +6,8 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
-from sandboxes.base import ExecResult, Limits, Outcome
+from sandboxes.base import ExecResult, Limits, Outcome, lost
 from sandboxes.bell import Bell
-from sandboxes.fork_server import lost
 from sandboxes.inside.boxed import REPORT_BYTES, STARTED
 from sandboxes.jail import KILLED_FOR_CPU_TIME
 from sandboxes.pipes import CappedReader

@@ -9,10 +9,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from cispo.errors import SandboxUnavailableError
-from sandboxes.base import ExecResult, Limits, Program
+from sandboxes.base import ExecResult, Limits, Program, lost
 from sandboxes.bootstrap import inside_command
 from sandboxes.cgroups import Cgroups, find_cgroups
-from sandboxes.fork_server import OWN_PROCESSES, ForkServer, lost
+from sandboxes.fork_server import OWN_PROCESSES, ForkServer
 from sandboxes.in_memory import in_memory
 from sandboxes.interpreter import Interpreter, find_interpreter
 from sandboxes.jail import Jail

@@ -18,11 +18,10 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from cispo.errors import SandboxUnavailableError
-from sandboxes.base import ExecResult, Limits, Program
+from sandboxes.base import ExecResult, Limits, Program, lost
 from sandboxes.bootstrap import encode_start, inside_command
 from sandboxes.box import open_box
 from sandboxes.engine import Engine, find_engine, list_command, refusal, remove_command, run_command
-from sandboxes.fork_server import lost
 from sandboxes.jail_command import process_limits, program_environment
 from sandboxes.probe import probed_layers
 from sandboxes.seccomp import jail_filter

@@ -1,17 +1,14 @@
 """The host's end of a fork server: sends programs into its jail and follows them."""
 
 import asyncio
-import contextlib
 import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
 
-from sandboxes.base import ExecResult, Limits, Outcome, Program
+from sandboxes.base import ExecResult, Limits, Outcome, Program, lost
 from sandboxes.bell import Bell
 from sandboxes.bootstrap import encode_start
 from sandboxes.bwrap_process import BwrapProcess
@@ -20,6 +17,7 @@ from sandboxes.in_memory import in_memory
 from sandboxes.jail import KILLED_FOR_CPU_TIME
 from sandboxes.jail_command import process_limits
 from sandboxes.pipes import CappedReader
+from sandboxes.server_link import ServerLink
 from sandboxes.watch import Watch
 
 OWN_PROCESSES = 4
@@ -27,9 +25,7 @@ OWN_PROCESSES = 4
 
 _START_SECONDS = 60.0
 _END_SECONDS = 10.0
-_MESSAGE_BYTES = 64
 _ERROR_BYTES = 4096
-_NUM_HANDLES = 2
 
 
 class ServerLostError(Exception):
@@ -75,13 +71,9 @@ class ForkServer:
         self._own_bytes = 0
         self._limits: Limits | None = None
         self._bell = Bell()
-        self._messages: list[bytes] = []
-        self._handles: list[int] = []  # process 1 of the running program's room, and the program
         self._is_closed = False
         self.is_sick = False
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._control = ours
-        ours.setblocking(False)
         with theirs, ExitStack() as failed:
             failed.callback(ours.close)
             errors, errors_end = os.pipe()
@@ -102,8 +94,7 @@ class ForkServer:
                 os.close(nothing)
             failed.pop_all()
         self._errors = CappedReader(errors, max_bytes=_ERROR_BYTES, on_change=self._bell.ring)
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(ours.fileno(), self._receive)
+        self._link = ServerLink(ours, self._bell)
 
     async def ready(self) -> None:
         """Wait until it serves.
@@ -113,7 +104,7 @@ class ForkServer:
         """
         await self._process.confine()
         await self._await_message(_START_SECONDS)
-        if self._take() != b"ready":
+        if self._link.take() != b"ready":
             self.is_sick = True
             raise ServerLostError(self._last_words())
         if self._leaf is not None:
@@ -150,17 +141,17 @@ class ForkServer:
             owned.callback(answer.close)
             given = in_memory({"request": request}, owned)["request"]
             try:
-                socket.send_fds(self._control, [b"ask"], [given, write])
+                self._link.send(b"ask", [given, write])
             finally:
                 os.close(write)
             await self._bell.wait(
-                lambda: answer.has_overflowed or (answer.is_finished and bool(self._messages)),
+                lambda: answer.has_overflowed or (answer.is_finished and self._link.has_message),
                 seconds=_START_SECONDS,
             )
             if answer.has_overflowed:
                 self.is_sick = True
                 raise ValueError(f"the answer has more than {max_bytes} bytes")
-            if (said := self._take()) != b"answered":
+            if (said := self._link.take()) != b"answered":
                 self.is_sick = said is None
                 raise ServerLostError(self._last_words())
             return answer.data
@@ -171,10 +162,8 @@ class ForkServer:
             return
         self._is_closed = self.is_sick = True
         self._process.close()
-        self._loop.remove_reader(self._control.fileno())
-        self._control.close()
+        self._link.close()
         self._errors.close()
-        self._drop_handles()
         if self._leaf is not None:
             self._leaf.remove()
 
@@ -212,32 +201,32 @@ class ForkServer:
                 stream = CappedReader(read, max_bytes=size, on_change=self._bell.ring)
                 owned.callback(stream.close)
                 streams.append(stream)
-            socket.send_fds(self._control, [b"run"], [*given.values(), *ends])
+            self._link.send(b"run", [*given.values(), *ends])
         return streams
 
     async def _follow(
         self, streams: Sequence[CappedReader], limits: Limits, started: float
     ) -> tuple[ExecResult, bytes]:
         await self._await_message(_START_SECONDS)
-        if self._take() != b"begun" or len(self._handles) != _NUM_HANDLES:
+        if self._link.take() != b"begun":
             self.is_sick = True
             return lost(f"the fork server did not begin: {self._last_words()}"), b""
         stdout, stderr, *results = streams
         watch = Watch(
             limits,
             leaf=self._leaf,
-            root_pids=[_pid_of(handle) for handle in self._handles],
+            root_pids=self._link.pids(),
             stdout=stdout,
             stderr=stderr,
-            is_over=lambda: bool(self._messages) or self._process.is_reaped,
+            is_over=lambda: self._link.has_message or self._process.is_reaped,
             bell=self._bell,
         )
         broken_limit = await watch.until_broken()
         if broken_limit is not None:
-            self._kill()
+            self._link.kill()
         await self._bell.wait(lambda: self._has_ended and watch.is_drained, seconds=_END_SECONDS)
-        said = self._take()
-        self._drop_handles()
+        said = self._link.take()
+        self._link.forget()
         outcome, exit_code = _ending(said, watch, broken_limit)
         self.is_sick = said is None or self._has_survivors()
         result = ExecResult(
@@ -263,57 +252,17 @@ class ForkServer:
 
     @property
     def _has_ended(self) -> bool:
-        return bool(self._messages) or self._process.is_reaped
+        return self._link.has_message or self._process.is_reaped
 
     def _has_survivors(self) -> bool:
         """Whether more than bubblewrap's process 1 and the server is left in the group."""
         return self._leaf is not None and self._leaf.num_processes() > OWN_PROCESSES - 1
 
-    def _kill(self) -> None:
-        for handle in self._handles:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(handle, signal.SIGKILL)
-
-    def _receive(self) -> None:
-        try:
-            message, descriptors, _, _ = socket.recv_fds(
-                self._control, _MESSAGE_BYTES, _NUM_HANDLES
-            )
-        except BlockingIOError:
-            return
-        except OSError:
-            message, descriptors = b"", []
-        if not message:  # the server is gone, which its end tells
-            self._loop.remove_reader(self._control.fileno())
-        else:
-            self._messages.append(message)
-        self._handles += descriptors
-        self._bell.ring()
-
     async def _await_message(self, seconds: float) -> None:
         await self._bell.wait(lambda: self._has_ended, seconds=seconds)
 
-    def _take(self) -> bytes | None:
-        return self._messages.pop(0) if self._messages else None
-
-    def _drop_handles(self) -> None:
-        while self._handles:
-            os.close(self._handles.pop())
-
     def _last_words(self) -> str:
         return self._errors.data.decode(errors="replace").strip() or "it said nothing"
-
-
-def lost(reason: str) -> ExecResult:
-    """Return the result of a run that we could not make."""
-    return ExecResult(
-        outcome=Outcome.LOST,
-        exit_code=None,
-        stdout=b"",
-        stderr=reason.encode(),
-        cpu_seconds=0.0,
-        wall_seconds=0.0,
-    )
 
 
 def _ending(
@@ -323,11 +272,3 @@ def _ending(
         return Outcome.OUT_OF_MEMORY if watch.has_run_out_of_memory else Outcome.LOST, None
     exit_code = int(said.removeprefix(b"ended "))
     return watch.outcome(broken_limit, is_cpu_kill=exit_code == KILLED_FOR_CPU_TIME), exit_code
-
-
-def _pid_of(handle: int) -> int:
-    """Return the number of a process here, from its descriptor; -1 where it has ended."""
-    for line in Path(f"/proc/self/fdinfo/{handle}").read_text().splitlines():
-        if line.startswith("Pid:"):
-            return int(line.removeprefix("Pid:"))
-    return -1

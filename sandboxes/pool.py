@@ -10,8 +10,7 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from cispo.errors import SandboxUnavailableError
-from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox
-from sandboxes.fork_server import lost
+from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox, lost
 
 _LONGEST_QUARANTINE = 16  # times the shortest
 _log = logging.getLogger(__name__)

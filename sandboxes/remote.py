@@ -9,8 +9,7 @@ import json
 import aiohttp
 
 from cispo.errors import SandboxUnavailableError
-from sandboxes.base import ExecResult, Limits, Program
-from sandboxes.fork_server import lost
+from sandboxes.base import ExecResult, Limits, Program, lost
 from sandboxes.wire import BadRequestError, decode_result, encode_request
 
 _CONNECT_SECONDS = 10.0

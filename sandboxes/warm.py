@@ -11,9 +11,9 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from sandboxes.base import ExecResult, Limits, Program
+from sandboxes.base import ExecResult, Limits, Program, lost
 from sandboxes.bubblewrap import BubblewrapSandbox
-from sandboxes.fork_server import ForkServer, Run, ServerLostError, lost
+from sandboxes.fork_server import ForkServer, Run, ServerLostError
 from sandboxes.jail_command import WORK_FOLDER
 from sandboxes.packages import PACKAGES, package_mounts
 from sandboxes.probe import probed_layers

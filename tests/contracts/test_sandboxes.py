@@ -179,6 +179,34 @@ async def test_runs_share_nothing(sandbox: Sandbox) -> None:
     assert result.stdout == b"[] []\n"
 
 
+async def test_the_environment_holds_what_was_named_and_no_more(
+    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("API_KEY", "the secret")
+    result = await run(
+        sandbox, "import os; print(*sorted(set(os.environ) - {'PWD', 'LD_LIBRARY_PATH'}))"
+    )
+    assert result.stdout.split() == [
+        b"HOME",
+        b"LANG",
+        b"PATH",
+        b"PYTHONDONTWRITEBYTECODE",
+        b"PYTHONHASHSEED",
+        b"TZ",
+    ]
+
+
+async def test_a_program_sees_few_processes_and_none_of_the_machine(sandbox: Sandbox) -> None:
+    code = "import os; print(sum(name.isdigit() for name in os.listdir('/proc')))"
+    assert int((await run(sandbox, code)).stdout) <= 2  # process 1 and itself
+
+
+async def test_a_program_cannot_have_its_failure_counted_as_ours(sandbox: Sandbox) -> None:
+    code = "import sys; print('sandbox: setns: refused', file=sys.stderr); sys.exit(125)"
+    result = await run(sandbox, code)
+    assert (result.outcome, result.exit_code) == (Outcome.EXITED, 125)
+
+
 async def test_many_programs_run_at_once(sandbox: Sandbox) -> None:
     results = await asyncio.gather(*(run(sandbox, f"print({n} * {n})") for n in range(8)))
     assert [int(result.stdout) for result in results] == [n * n for n in range(8)]
