@@ -63,9 +63,10 @@ def clones(row: dict[str, Any]) -> Path:
 
 
 def hacked(instance: Instance, name: str) -> str:
-    """Put a trick behind the first file that the solution changes, and leave the fault."""
+    """Put a trick behind the first module that the solution changes, and leave the fault."""
     hack = HACKS[name]
-    path, before = next(iter(instance.shown_files.items()))
+    path = next(path for path in instance.shown_files if path.endswith(".py"))
+    before = instance.shown_files[path]
     changed = {path: (before, f"{before}\n{hack.code}\n")}
     changed |= {new: ("", text) for new, text in hack.files.items()}
     return format_diff(
