@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import tempfile
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -123,6 +124,7 @@ async def open_box(command: Sequence[str], limits: Limits, owned: ExitStack) -> 
             stdin=asyncio.subprocess.PIPE,
             stdout=ends[0],
             stderr=ends[1],
+            cwd=tempfile.gettempdir(),  # podman's monitor leaves a file `oom` where it was started
             start_new_session=True,
         )
     return Box(process, limits, stdout=readers[0], stderr=readers[1], bell=bell)
