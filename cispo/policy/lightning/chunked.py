@@ -57,7 +57,7 @@ class _ChunkedAttention(torch.autograd.Function):
             kept.append(states)
             attended = _attend(blocks, states, first, tables).view(-1, D)
             places = rows.scatter.view(-1, 3)[:, 0]
-            output[slab.tokens] = attended.index_select(0, places).view(-1, H, D)
+            _select(attended, places, output[slab.tokens])
             if final is not None or slab.is_cut:
                 after = final_state(blocks, states, entering, rows, tables)
                 carried = after[-1:]
@@ -93,13 +93,21 @@ class _ChunkedAttention(torch.autograd.Function):
             entering = _scan_backward(
                 blocks, states, grad, leaving, grad_blocks, slab.rows, tables, needs_entering
             )
-            in_order = grad_blocks.view(-1, D).index_select(0, slab.rows.scatter)
-            grad_qkv[slab.tokens] = in_order.view(-1, H, 3, D)
+            _select(grad_blocks.view(-1, D), slab.rows.scatter, grad_qkv[slab.tokens])
             if grad_initial is not None and entering is not None:
                 # where the first sequence is continued, the slab before writes its place again
                 grad_initial[slab.sequences] = entering.to(grad_initial.dtype)
             carried = entering
         return grad_qkv, grad_initial, None, None, None
+
+
+def _select(heads: Tensor, places: Tensor, out: Tensor) -> None:
+    """Write the heads [N, D] in some places into `out` [..., D], whose dtype may differ."""
+    out = out.view(-1, heads.shape[1])
+    if out.dtype == heads.dtype:
+        torch.index_select(heads, 0, places, out=out)
+    else:
+        out.copy_(heads.index_select(0, places))
 
 
 def _blocks(qkv: Tensor, slab: Slab, dtype: torch.dtype) -> Tensor:
