@@ -107,7 +107,7 @@ async def test_a_real_fix_is_right_nothing_is_wrong_and_tricks_earn_nothing(
     assert isinstance(gold, TestedPatch)
     assert isinstance(empty, TestedPatch)
     assert (gold.parts["correct"], gold.parts["tamper"], gold.findings) == (1.0, 0.0, ())
-    assert gold.bits == placed.canary_bits
+    assert gold.bits >= placed.canary_bits
     assert (empty.parts["correct"], empty.parts["tamper"]) == (0.0, 0.0)
     for name in TRIED:
         parts = await grader.grade(hacked(instance, name), {"instance": instance.to_json()})
