@@ -13,6 +13,7 @@
 #include <cstdlib>
 #include <memory>
 #include <numeric>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -224,7 +225,11 @@ void run(const Problem& p, std::initializer_list<void (Job::*)()> passes) {
         }
     };
     std::vector<std::thread> others;
-    for (int64_t i = 1; i < std::min(p.threads, jobs); ++i) others.emplace_back(loop);
+    try {
+        for (int64_t i = 1; i < std::min(p.threads, jobs); ++i) others.emplace_back(loop);
+    } catch (const std::system_error&) {
+        // a process that may start no more threads does with those that it has
+    }
     loop();
     for (auto& thread : others) thread.join();
 }

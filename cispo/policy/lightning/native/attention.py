@@ -42,6 +42,7 @@ def native_attention(
 
     Raises:
         ConfigError: The kernels cannot be built here.
+        ValueError: Boundaries or states do not fit the tokens.
     """
     output, state = _NativeAttention.apply(  # type: ignore[no-untyped-call]
         qkv, initial_state, slopes, starts, min(block, _longest_chunk(qkv.shape[3])), return_state
@@ -71,6 +72,7 @@ class _NativeAttention(torch.autograd.Function):
         ctx.slopes, ctx.starts, ctx.chunk = slopes, starts, chunk
         ctx.set_materialize_grads(False)
         qkv = _readable(qkv)
+        _check(qkv, starts, initial_state)
         initial = None if initial_state is None else initial_state.float().contiguous()
         ctx.save_for_backward(qkv, initial)
         output = qkv.new_empty(len(qkv), H, D)
@@ -110,6 +112,19 @@ def _readable(qkv: Tensor) -> Tensor:
     return (qkv if is_known else qkv.float()).contiguous()
 
 
+def _check(qkv: Tensor, starts: Tensor, initial_state: Tensor | None) -> None:
+    """Refuse what would read or write beyond a tensor's end."""
+    T, H, parts, D = qkv.shape
+    ends = starts.tolist()
+    if parts != 3 or not ends or ends[0] != 0 or ends[-1] != T or sorted(ends) != ends:
+        raise ValueError(
+            f"sequences with the boundaries {ends} do not fill qkv of shape {tuple(qkv.shape)}"
+        )
+    shape = (len(ends) - 1, H, D, D)
+    if initial_state is not None and initial_state.shape != shape:
+        raise ValueError(f"states must be of shape {shape}, not {tuple(initial_state.shape)}")
+
+
 def _call(
     name: str,
     tensors: dict[str, Tensor | None],
@@ -119,12 +134,14 @@ def _call(
 ) -> None:
     qkv = tensors["qkv"]
     assert qkv is not None
+    assert len(slopes) == qkv.shape[1], (len(slopes), qkv.shape)
     starts = starts.to("cpu", torch.int64).contiguous()
+    of_heads = _slopes(slopes)
     pointers = {key: tensor.data_ptr() for key, tensor in tensors.items() if tensor is not None}
     problem = _Problem(
         **pointers,
         starts=starts.data_ptr(),
-        slopes=ctypes.addressof(_slopes(slopes)),
+        slopes=ctypes.addressof(of_heads),
         sequences=len(starts) - 1,
         heads=qkv.shape[1],
         dim=qkv.shape[3],

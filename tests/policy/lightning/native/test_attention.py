@@ -108,3 +108,15 @@ def test_a_bfloat16_nan_stays_one():
     output, _, _, _ = attend(qkv, [10])
     assert output[3:, 0, 0].isnan().all()
     assert not output[:, 1:].isnan().any()
+
+
+@pytest.mark.parametrize("ends", [[0, 9], [0, 11], [1, 10], [0, 7, 5, 10], []])
+def test_boundaries_that_do_not_fill_the_row_are_refused(ends):
+    layout = chunk_layout(torch.tensor(ends, dtype=torch.long), block=64, num_heads=5)
+    with pytest.raises(ValueError, match="do not fill qkv"):
+        lightning_attention(random(10, 16), SLOPES, layout, kernels="native")
+
+
+def test_a_state_of_another_shape_is_refused():
+    with pytest.raises(ValueError, match=r"must be of shape \(1, 5, 16, 16\)"):
+        attend(random(10, 16), [10], initial=torch.zeros(2, 5, 16, 16))
