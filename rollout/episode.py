@@ -13,7 +13,7 @@ from typing import Protocol
 
 from cispo.policy.tool_calls import ToolCallError, parse_tool_calls
 from cispo.seeding import stream_seed
-from cispo.types import PolicyVersion, Rollout, StopReason, Task
+from cispo.types import Message, PolicyVersion, Rollout, StopReason, Task
 from rollout.tools import Toolbox
 from sandboxes.workspace import WorkspaceLostError
 
@@ -55,7 +55,7 @@ class Wording(Protocol):
     def text(self, token_ids: Sequence[int], *, has_ended: bool) -> str:
         """Return what the policy said; a token that ended the turn is no part of it."""
 
-    def results(self, texts: Sequence[str], last_token: int) -> list[int]:
+    def results(self, messages: Sequence[Message]) -> list[int]:
         """Return the tokens between two turns of the policy, after the last that it sampled."""
 
 
@@ -181,20 +181,20 @@ async def _play(
         if is_over:
             return StopReason.END_OF_TURN
         if number + 1 < budgets.max_turns:
-            transcript.add_results(wording.results(results, turn.token_ids[-1]))
+            transcript.add_results(wording.results(results))
     return StopReason.TURN_LIMIT
 
 
-async def _carry_out(said: str, tools: Toolbox) -> tuple[list[str], bool]:
+async def _carry_out(said: str, tools: Toolbox) -> tuple[list[Message], bool]:
     """Carry out the calls of a turn; return what came of them, and whether the policy is done."""
     try:
         calls = parse_tool_calls(said).tool_calls
     except ToolCallError as error:
-        return [f"error: {error}"], False
-    results: list[str] = []
+        return [Message(role="tool", content=f"error: {error}")], False
+    results: list[Message] = []
     for call in calls:
         result = await tools.call(call)
         if result.ends_episode:
             return results, True
-        results.append(f"tool name: {call.name}\ntool result: {result.text}")
+        results.append(Message(role="tool", content=result.text, name=call.name))
     return results, not calls

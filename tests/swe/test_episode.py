@@ -188,7 +188,7 @@ async def test_only_sampled_tokens_are_actions_and_no_token_is_made_twice() -> N
     for probability, is_action in zip(rollout.behaviour_logprobs, rollout.action_mask, strict=True):
         assert probability == (-0.25 if is_action else 0.0)
     told = TOKENIZER.decode(rollout.token_ids)
-    assert 'tool name: bash\ntool result: {"command": "x"}<|im_end|><|im_end|>' in told
+    assert '<|im_start|>tool bash\n{"command": "x"}<|im_end|><|im_end|>' in told
     # One end for each turn: the prompt's, three of the policy, two of the tools. What a tool says
     # is text, so that the `<|im_end|>` in it ends nothing.
     assert list(rollout.token_ids).count(END) == 6
