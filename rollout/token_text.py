@@ -144,7 +144,8 @@ class TextWatch:
 
     def _drop_unused(self) -> None:
         """Forget texts that no row waits for, as many requests with texts of their own leave."""
-        used = [texts for texts in self._texts if texts == () or texts in set(self._watched)]
+        watched = {(), *self._watched}
+        used = [texts for texts in self._texts if texts in watched]
         self._tables = self._tables[[self._texts[texts] for texts in used]]
         self._texts = {texts: index for index, texts in enumerate(used)}
         for row, texts in enumerate(self._watched):

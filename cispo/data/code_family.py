@@ -5,33 +5,17 @@ from them by two
 operations. The answer is a program; it is right when it prints what the hidden tests expect.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from random import Random
 
 from cispo.data.answer_format import with_thought
+from cispo.data.operations import OPERATIONS, Operation
 from cispo.types import Message, Task
 
-
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    words: str
-    code: str
-    value: Callable[[int, int], int]
-
-
-_OPERATIONS: Sequence[_Operation] = (
-    _Operation("the sum of {0} and {1}", "{0}+{1}", lambda a, b: a + b),
-    _Operation("{0} minus {1}", "{0}-{1}", lambda a, b: a - b),
-    _Operation("the product of {0} and {1}", "{0}*{1}", lambda a, b: a * b),
-    _Operation("the larger of {0} and {1}", "max({0},{1})", max),
-    _Operation("the smaller of {0} and {1}", "min({0},{1})", min),
-    _Operation("the distance between {0} and {1}", "abs({0}-{1})", lambda a, b: abs(a - b)),
-)
-_AFTERWARDS: Sequence[_Operation] = (
-    _Operation("plus {1}", "{0}+{1}", lambda a, b: a + b),
-    _Operation("minus {1}", "{0}-{1}", lambda a, b: a - b),
-    _Operation("times {1}", "{1}*({0})", lambda a, b: a * b),
+_AFTERWARDS: Sequence[Operation] = (
+    Operation("plus {1}", "{0}+{1}", lambda a, b: a + b),
+    Operation("minus {1}", "{0}-{1}", lambda a, b: a - b),
+    Operation("times {1}", "{1}*({0})", lambda a, b: a * b),
 )
 _VARIABLES = ("a", "b", "c")
 _NUM_TESTS = 4
@@ -53,7 +37,7 @@ class CodeFamily:
         rng = Random(f"{self.name}/{self._seed + row}")
         names = list(_VARIABLES[: rng.choice((2, 3))])
         first, second = rng.sample(range(len(names)), 2)
-        inner, outer, constant = rng.choice(_OPERATIONS), rng.choice(_AFTERWARDS), rng.randint(1, 9)
+        inner, outer, constant = rng.choice(OPERATIONS), rng.choice(_AFTERWARDS), rng.randint(1, 9)
         chosen = names[first], names[second]
         words = f"{inner.words.format(*chosen)}, {outer.words.format('', constant)}"
         code = outer.code.format(inner.code.format(*chosen), constant)

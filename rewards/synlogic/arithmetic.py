@@ -21,13 +21,7 @@ def evaluate(text: str, *, operators: str = "+-*/%") -> Fraction:
     Raises:
         NotArithmeticError: It is none, uses something else, or divides by zero.
     """
-    if len(text) > MAX_CHARACTERS:
-        raise NotArithmeticError(f"longer than {MAX_CHARACTERS} characters")
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise NotArithmeticError("no expression") from error
-    return _value(tree.body, frozenset(operators), 0)
+    return _value(_parse(text).body, frozenset(operators), 0)
 
 
 def integers(text: str) -> list[int]:
@@ -36,13 +30,18 @@ def integers(text: str) -> list[int]:
     Raises:
         NotArithmeticError: It is no expression.
     """
-    try:
-        tree = ast.parse(text.strip(), mode="eval")
-    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
-        raise NotArithmeticError("no expression") from error
-    leaves = [node for node in ast.walk(tree) if isinstance(node, ast.Constant)]
+    leaves = [node for node in ast.walk(_parse(text)) if isinstance(node, ast.Constant)]
     leaves.sort(key=lambda leaf: (leaf.lineno, leaf.col_offset))
     return [leaf.value for leaf in leaves if type(leaf.value) is int]
+
+
+def _parse(text: str) -> ast.Expression:
+    if len(text) > MAX_CHARACTERS:
+        raise NotArithmeticError(f"longer than {MAX_CHARACTERS} characters")
+    try:
+        return ast.parse(text.strip(), mode="eval")
+    except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
+        raise NotArithmeticError("no expression") from error
 
 
 def _value(node: ast.expr, operators: frozenset[str], depth: int) -> Fraction:

@@ -20,17 +20,7 @@ from cispo.policy.load import (
     save_policy,
 )
 from tests.launch.test_refusals import ROOT, check_refused, launch
-
-ARCHITECTURE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "layer_types": ["linear_attention", "full_attention"],
-    "rotary_dim": 8,
-}
+from tests.rollout.engines import ARCHITECTURE
 
 
 @pytest.fixture

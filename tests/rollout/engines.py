@@ -9,6 +9,16 @@ from rollout.backends.lightning import LightningBackend
 from rollout.token_text import TokenText
 
 STOP = 2
+ARCHITECTURE = {
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+    "rotary_dim": 8,
+}
 
 
 def model(*, num_experts: int = 1, seed: int = 0, vocab_size: int = 70) -> LightningModel:

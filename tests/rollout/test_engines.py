@@ -18,17 +18,8 @@ from rollout.backends.base import Request, SamplingParams
 from rollout.backends.lightning import LightningBackend
 from rollout.backends.transformers import TransformersBackend
 from rollout.engines import build_engine
+from tests.rollout.engines import ARCHITECTURE
 
-ARCHITECTURE = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "layer_types": ["linear_attention", "full_attention"],
-    "rotary_dim": 8,
-}
 TOKENIZER = str(bundled_tokenizer("bpe1024"))
 
 

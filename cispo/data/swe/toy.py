@@ -4,11 +4,11 @@ Each row is the same package with another faulty function. Hidden tests call it;
 package, so that a grading takes as long as starting Python.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from random import Random
 
 from cispo.data.answer_format import with_thought
+from cispo.data.operations import OPERATIONS, Operation
 from cispo.data.swe.instance import Instance, Setup
 from cispo.data.swe.patch import FilePatch, Hunk, format_diff
 from cispo.data.swe.tasks import Form, check_form, instance_task
@@ -26,19 +26,8 @@ _UNTOUCHED = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class _Operation:
-    words: str
-    code: str
-    value: Callable[[int, int], int]
-
-
-_OPERATIONS: Sequence[_Operation] = (
-    _Operation("the sum of a and b", "a+b", lambda a, b: a + b),
-    _Operation("a minus b", "a-b", lambda a, b: a - b),
-    _Operation("the product of a and b", "a*b", lambda a, b: a * b),
-    _Operation("the larger of a and b", "max(a,b)", max),
-    _Operation("the smaller of a and b", "min(a,b)", min),
+_OPERATIONS = tuple(
+    Operation(o.words.format("a", "b"), o.code.format("a", "b"), o.value) for o in OPERATIONS[:5]
 )
 
 
@@ -113,7 +102,7 @@ def _instance(
     )
 
 
-def _test(rng: Random, right: _Operation, wrong: _Operation, extra: int) -> str:
+def _test(rng: Random, right: Operation, wrong: Operation, extra: int) -> str:
     """Write a test that the fault fails."""
     while True:
         a, b = rng.randint(-30, 30), rng.randint(-30, 30)
