@@ -164,8 +164,7 @@ def _evaluate(script: tuple[str, str | None, list[str]], argv: list[str]) -> NoR
     main = types.ModuleType("__main__")
     main.__dict__.update({"__builtins__": builtins, "__annotations__": {}})
     sys.modules["__main__"] = main
-    for module in [module for module in sys.modules if module.startswith("sandboxes")]:
-        del sys.modules[module]
+    _forget_own_modules()
     status = 1
     try:
         source: str | bytes | None = code
@@ -183,6 +182,18 @@ def _evaluate(script: tuple[str, str | None, list[str]], argv: list[str]) -> NoR
         sys.excepthook(type(error), error.with_traceback(traceback), traceback)
     finally:
         _leave(status, main)
+
+
+def _forget_own_modules() -> None:
+    """Leave the program modules of its own alone.
+
+    Ours are found below their packages: a look at every name would write to, and so copy, a page of
+    memory for each module that is preloaded.
+    """
+    for package in ("sandboxes.inside", "sandboxes"):
+        for name, member in vars(sys.modules.pop(package)).items():
+            if isinstance(member, types.ModuleType):
+                sys.modules.pop(f"{package}.{name}", None)
 
 
 def _read(name: str) -> str | bytes:
