@@ -9,10 +9,10 @@ KINDS = ("swe",)
 
 
 def body(cfg: PrepareConfig, composed: str) -> None:
-    """Make an instance; imported late so that a refused configuration costs no time."""
-    from launch.preparing import prepare_instance
+    """Make instances; imported late so that a refused configuration costs no time."""
+    from launch.preparing import prepare_instances
 
-    prepare_instance(cfg)
+    prepare_instances(cfg)
 
 
 def main() -> None:

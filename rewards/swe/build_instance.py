@@ -13,7 +13,7 @@ from rewards.swe.jail_run import Order, run_in_jail, run_limits
 from rewards.swe.tested import failure_of
 from rewards.swe.verdict import Status, read_run
 from sandboxes.bubblewrap import BubblewrapSandbox
-from sandboxes.swe.environment import Environment, Environments, read_text
+from sandboxes.swe.environment import Environments
 from sandboxes.swe.paths import is_test_file
 from sandboxes.swe.repository import changed_paths, diff, git, resolve_commit
 
@@ -33,6 +33,9 @@ class Fix:
         commit: The commit.
         issue: What is wrong, in words; None takes the message of the commit.
         setup: What the tests need.
+        instance_id: Name of the instance; empty makes one of repository and commit.
+        fail_to_pass: Tests that turn to pass, where that is known.
+        pass_to_pass: Tests that go on passing, where that is known.
     """
 
     repository: Path
@@ -41,10 +44,13 @@ class Fix:
     commit: str
     issue: str | None
     setup: Setup
+    instance_id: str = ""
+    fail_to_pass: tuple[str, ...] = ()
+    pass_to_pass: tuple[str, ...] = ()
 
 
 def draft_instance(fix: Fix) -> Instance:
-    """Return the instance without the names of its tests: the files that have tests instead.
+    """Return the instance; where its tests are not known, the files that have tests name them.
 
     Raises:
         NoInstanceError: The commit changes no test or nothing but tests.
@@ -61,15 +67,17 @@ def draft_instance(fix: Fix) -> Instance:
             f"changes {', '.join(paths) or 'nothing'}"
         )
     return Instance(
-        instance_id=f"{_label(fix.name)}-{commit[:8]}",
+        instance_id=fix.instance_id or f"{_label(fix.name)}-{commit[:8]}",
         repo=fix.name,
         base_commit=base,
         problem_statement=fix.issue
         or git(fix.repository, "log", "-1", "--format=%B", commit).strip(),
-        patch=diff(fix.repository, base, commit, sources),
+        patch=(patch := diff(fix.repository, base, commit, sources)),
         test_patch=diff(fix.repository, base, commit, tests),
-        fail_to_pass=tuple(modules),
+        fail_to_pass=fix.fail_to_pass or tuple(modules),
+        pass_to_pass=fix.pass_to_pass,
         setup=fix.setup,
+        shown_files=_shown(fix.repository, base, patch),
     )
 
 
@@ -126,7 +134,6 @@ async def build_instance(
         draft,
         fail_to_pass=fail_to_pass,
         pass_to_pass=pass_to_pass,
-        shown_files=_shown(environment, draft),
     )
 
 
@@ -155,7 +162,7 @@ def _label(name: str) -> str:
     return path.stem if path.is_absolute() else name.replace("/", "__")
 
 
-def _shown(environment: Environment, draft: Instance) -> dict[str, str]:
+def _shown(repository: Path, base: str, patch: str) -> dict[str, str]:
     """Return the files that the solution changes, as they are before it."""
-    paths = [patch.old_path for patch in parse_diff(draft.patch)]
-    return {path: read_text(environment.repo, path) for path in paths if path is not None}
+    paths = [change.old_path for change in parse_diff(patch)]
+    return {path: git(repository, "show", f"{base}:{path}") for path in paths if path is not None}

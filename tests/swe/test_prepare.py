@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from cispo.config.prepare import PrepareConfig
+from cispo.config.sandbox import SandboxConfig
 from cispo.config.swe import SweConfig
 from cispo.data.swe.instance import Instance
 from cispo.data.swe.read_patch import parse_diff
-from cispo.errors import ConfigError
-from launch.preparing import prepare_instance
+from cispo.errors import ConfigError, TaskFileError
+from launch.preparing import prepare_instances
 from rewards.swe.build_instance import compare
 from rewards.swe.grader import SweGrader
 from rewards.swe.tested import TestedPatch
@@ -74,6 +75,40 @@ async def test_a_fix_commit_becomes_an_instance_that_grades(
     assert "holds twice-" in again.stderr
 
 
+def test_a_file_of_commits_becomes_instances_with_the_tests_that_it_names(tmp_path: Path) -> None:
+    _, fault, fix = make_repository(tmp_path / "o__twice")
+    notes = commit(tmp_path / "o__twice", "Note", {"notes.md": "x"})
+    row = {
+        "repo": "o/twice",
+        "fix_commit": fix,
+        "base_commit": fault,
+        "pip_deps": ["pytest", "simplejson"],
+        "test_files": ["tests/test_twice.py"],
+        "FAIL_TO_PASS": ["tests.test_twice::test_double[0-0]"],
+        "PASS_TO_PASS": ["tests.test_twice::test_half"],
+    }
+    commits = tmp_path / "commits.jsonl"
+    without_tests = {**row, "fix_commit": notes, "base_commit": None}
+    commits.write_text(f"{json.dumps(row)}\n{json.dumps(without_tests)}\n")
+    output = tmp_path / "instances.jsonl"
+    settings = SandboxConfig(swe=SweConfig(repositories=str(tmp_path)))
+    prepare_instances(PrepareConfig(fixes=str(commits), output=str(output), sandbox=settings))
+    [instance] = [Instance.from_json(json.loads(line)) for line in output.read_text().splitlines()]
+    assert (instance.instance_id, instance.repo) == (f"o__twice-{fix[:8]}", "o/twice")
+    assert instance.fail_to_pass == ("tests/test_twice.py::test_double[0-0]",)
+    assert instance.pass_to_pass == ("tests/test_twice.py::test_half",)
+    assert instance.setup.requirements == ("pytest", "simplejson")
+    assert instance.setup.source_roots == ("src",)
+    assert instance.shown_files == {"src/twice.py": FAULTY}
+    commits.write_text(json.dumps({**row, "fix_commit": 5}))
+    with pytest.raises(TaskFileError, match="line 1: 'fix_commit' must be text, not 5"):
+        prepare_instances(PrepareConfig(fixes=str(commits), output=str(output)))
+    with pytest.raises(ConfigError, match="give repo and fix, or fixes=FILE"):
+        PrepareConfig(repo="x", fix="y", fixes="z")
+    with pytest.raises(ConfigError, match="give repo and fix, or fixes=FILE"):
+        PrepareConfig(repo="x")
+
+
 def test_a_commit_that_makes_no_instance_is_refused(
     jails: BubblewrapSandbox, tmp_path: Path
 ) -> None:
@@ -90,7 +125,7 @@ def test_a_commit_that_makes_no_instance_is_refused(
         (PrepareConfig(repo=repo, fix=fix, output=output, issue="absent"), "issue=absent"),
     ):
         with pytest.raises(ConfigError, match=message):
-            prepare_instance(cfg)
+            prepare_instances(cfg)
     assert git(tmp_path / "twice", "status", "--porcelain") == ""
     ran = prepare("math")
     assert (ran.returncode, ran.stderr) == (2, "error: say what to prepare: swe\n")

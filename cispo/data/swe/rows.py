@@ -41,33 +41,33 @@ def instance_from_row(row: Mapping[str, Any], place: str) -> Instance:
 
 
 def _bench(row: Mapping[str, Any]) -> Instance:
-    test_patch = _text(row, "test_patch")
+    test_patch = text_of(row, "test_patch")
     return Instance(
-        instance_id=_text(row, "instance_id"),
-        repo=_text(row, "repo"),
-        base_commit=_text(row, "base_commit"),
-        problem_statement=_text(row, "problem_statement"),
-        patch=_text(row, "patch"),
+        instance_id=text_of(row, "instance_id"),
+        repo=text_of(row, "repo"),
+        base_commit=text_of(row, "base_commit"),
+        problem_statement=text_of(row, "problem_statement"),
+        patch=text_of(row, "patch"),
         test_patch=test_patch,
-        fail_to_pass=_tests(row, "FAIL_TO_PASS"),
-        pass_to_pass=_tests(row, "PASS_TO_PASS"),
+        fail_to_pass=names_of_tests(row, "FAIL_TO_PASS"),
+        pass_to_pass=names_of_tests(row, "PASS_TO_PASS"),
         setup=setup_from(row.get("setup") or {}),
         shown_files=row.get("shown_files") or {},
     )
 
 
 def _smith(row: Mapping[str, Any], match: re.Match[str]) -> Instance:
-    fault = _text(row, "patch")
+    fault = text_of(row, "patch")
     return Instance(
-        instance_id=_text(row, "instance_id"),
+        instance_id=text_of(row, "instance_id"),
         repo=f"{match['owner']}/{match['name']}",
         base_commit=row.get("base_commit") or match["commit"],
-        problem_statement=_text(row, "problem_statement"),
+        problem_statement=text_of(row, "problem_statement"),
         patch=format_diff(reverse(parse_diff(fault))),
         test_patch="",
         base_patch=fault,
-        fail_to_pass=_tests(row, "FAIL_TO_PASS"),
-        pass_to_pass=_tests(row, "PASS_TO_PASS"),
+        fail_to_pass=names_of_tests(row, "FAIL_TO_PASS"),
+        pass_to_pass=names_of_tests(row, "PASS_TO_PASS"),
         setup=setup_from(row.get("setup") or {}),
         shown_files=row.get("shown_files") or {},
     )
@@ -89,8 +89,12 @@ def _unwrapped(row: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**row, **metadata, **inner}
 
 
-def _tests(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
-    """Read test names, which some data sets keep as a list and others as JSON text."""
+def names_of_tests(row: Mapping[str, Any], column: str) -> tuple[str, ...]:
+    """Read test names, which some data sets keep as a list and others as JSON text.
+
+    Raises:
+        ValueError: The column holds something else.
+    """
     value = row.get(column)
     if isinstance(value, str):
         try:
@@ -116,7 +120,12 @@ def _node_id(test: str, files: Sequence[str]) -> str:
     return test
 
 
-def _text(row: Mapping[str, Any], column: str) -> str:
+def text_of(row: Mapping[str, Any], column: str) -> str:
+    """Return a column that must hold text.
+
+    Raises:
+        ValueError: It is not there or holds something else.
+    """
     if column not in row:
         raise ValueError(f"no {column!r}; it has {', '.join(sorted(row)) or 'nothing'}")
     value = row[column]
