@@ -1,8 +1,9 @@
 """What does a sandbox cost over a bare process? Starts, processor time, throughput, workspaces.
 
-    python -m benchmarks.sandboxes [--rounds N] [--image NAME]    # about two minutes
+    python -m benchmarks.sandboxes [--image NAME]    # two minutes; writes results/sandboxes.json
+    python -m benchmarks.sandboxes --quick           # two rounds, stores nothing
 
-Writes results/sandboxes.json. Every round runs all variants one after the other, so that a busy
+Every round runs all variants one after the other, so that a busy
 machine harms them alike; ratios are medians of rounds. Processor time is what the kernel charged:
 to this process, to its children, and to the control groups of jails; without control groups there
 is only wall time. `--image` adds containers. The packages that `preload` names must be readable by
@@ -13,20 +14,19 @@ import argparse
 import asyncio
 import json
 import os
-import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.machine import describe
 from benchmarks.processor_meter import Meter
+from benchmarks.targets import Target, as_rows, show_targets
+from benchmarks.workspaces import measure_workspaces
 from sandboxes.base import Limits, Outcome, Program, Sandbox
 from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.packages import package_mounts
 from sandboxes.warm import WarmSandbox
-from sandboxes.workspace import Workspace, give_away, open_workspace
 
 RESULT = Path(__file__).parent / "results" / "sandboxes.json"
 PYTHON = "/usr/bin/python3"
@@ -36,10 +36,9 @@ LIMITS = Limits(
 PRINT = "print(1)"
 IMPORT = "import numpy, sympy; print(1)"
 PACKAGES = ("numpy", "sympy")
+ROUNDS = 8
 STARTS_A_ROUND = 20
 AT_ONCE = 2
-_COPIES = 3
-FILES, FILE_BYTES = 2400, 21845  # 50 MB
 
 Start = Callable[[], Awaitable[None]]
 
@@ -68,25 +67,35 @@ def jailed(sandbox: Sandbox, code: str) -> Start:
     return start
 
 
-async def measure(starts: Mapping[str, Start], meter: Meter, *, rounds: int, count: int) -> dict:
-    """Return milliseconds of wall and processor time of one start, and starts per second."""
+async def measure(
+    starts: Mapping[str, Start], meter: Meter, *, rounds: int, counts: Mapping[str, int]
+) -> dict:
+    """Return milliseconds of wall and processor time of one start, and starts per second.
+
+    Args:
+        starts: The variants.
+        meter: Counts processor time.
+        rounds: How often the variants take turns.
+        counts: Starts a round of each.
+    """
     walls: dict[str, list[float]] = {name: [] for name in starts}
     cpus: dict[str, list[float]] = {name: [] for name in starts}
     rates: dict[str, list[float]] = {name: [] for name in starts}
-    for start in starts.values():
-        await start()
+    for start in starts.values():  # so many that each server is warm
+        await asyncio.gather(*(start() for _ in range(AT_ONCE)))
     for _ in range(rounds):
         for name, start in starts.items():
             before = meter.seconds()
-            for _ in range(count):
+            for _ in range(counts[name]):
                 began = time.perf_counter()
                 await start()
                 walls[name].append(1e3 * (time.perf_counter() - began))
-            cpus[name].append(1e3 * (meter.seconds() - before) / count)
+            cpus[name].append(1e3 * (meter.seconds() - before) / counts[name])
         for name, start in starts.items():
+            each = counts[name] // AT_ONCE
             began = time.perf_counter()
-            await asyncio.gather(*(_repeat(start, count // AT_ONCE) for _ in range(AT_ONCE)))
-            rates[name].append(count // AT_ONCE * AT_ONCE / (time.perf_counter() - began))
+            await asyncio.gather(*(_repeat(start, each) for _ in range(AT_ONCE)))
+            rates[name].append(each * AT_ONCE / (time.perf_counter() - began))
     return {
         name: {
             "wall_ms_p50": round(statistics.median(walls[name]), 2),
@@ -94,7 +103,7 @@ async def measure(starts: Mapping[str, Start], meter: Meter, *, rounds: int, cou
             "cpu_ms": round(statistics.median(cpus[name]), 2),
             "cpu_ms_by_round": [round(value, 2) for value in cpus[name]],
             "starts_per_second": round(statistics.median(rates[name]), 1),
-            "starts_per_second_by_round": [round(value, 1) for value in rates[name]],
+            "starts_per_second_by_round": [round(value, 2) for value in rates[name]],
         }
         for name in starts
     }
@@ -132,18 +141,15 @@ async def measure_starts(meter: Meter, *, rounds: int, image: str) -> dict:
         "one-shot jail": jailed(jails, PRINT),
         "warm server": jailed(warm, PRINT),
     }
-    measured = await measure(starts, meter, rounds=rounds, count=STARTS_A_ROUND)
+    counts = dict.fromkeys(starts, STARTS_A_ROUND)
+    measured = await measure(starts, meter, rounds=rounds, counts=counts)
     await warm.close()
     if image:
         from sandboxes.container import ContainerSandbox
 
         container = {"container": jailed(ContainerSandbox(image), PRINT)}
-        measured |= await measure(container, meter, rounds=1, count=STARTS_A_ROUND // 2)
-    measured["ratios"] = {
-        "jail_cpu_ms_over_bare": extra_cpu(measured, "one-shot jail", "bare python3 -I -S -c"),
-        "jail_rate_over_bare": ratio(measured, "one-shot jail", "bare python3 -c"),
-        "warm_rate_over_bare": ratio(measured, "warm server", "bare python3 -c"),
-    }
+        counts = {"container": STARTS_A_ROUND // 2}
+        measured |= await measure(container, meter, rounds=1, counts=counts)
     return measured
 
 
@@ -153,72 +159,14 @@ async def measure_imports(meter: Meter, *, rounds: int) -> dict:
     folders = {path.parent for path in package_mounts(PACKAGES, python=jails.python).values()}
     path = {"PYTHONPATH": ":".join(map(str, folders))}
     warm = WarmSandbox(jails, num_servers=AT_ONCE, runs_per_server=10**6, preload=PACKAGES)
-    theirs = {"bare import": bare("-c", IMPORT, environment=path)}
-    ours = {"warm, preloaded": jailed(warm, IMPORT)}
-    measured: dict = {}
-    rounds_of: dict[str, list[dict]] = {"bare import": [], "warm, preloaded": []}
-    for _ in range(rounds):
-        rounds_of["bare import"].append(await measure(theirs, meter, rounds=1, count=2))
-        rounds_of["warm, preloaded"].append(await measure(ours, meter, rounds=1, count=40))
-    for name, results in rounds_of.items():
-        measured[name] = {
-            key: round(statistics.median(result[name][key] for result in results), 2)
-            for key in ("wall_ms_p50", "wall_ms_p99", "cpu_ms", "starts_per_second")
-        }
-    pairs = zip(rounds_of["warm, preloaded"], rounds_of["bare import"], strict=True)
-    measured["ratios"] = {
-        "warm_rate_over_bare": round(
-            statistics.median(
-                w["warm, preloaded"]["starts_per_second"] / b["bare import"]["starts_per_second"]
-                for w, b in pairs
-            ),
-            1,
-        )
+    starts = {
+        "bare import": bare("-c", IMPORT, environment=path),
+        "warm, preloaded": jailed(warm, IMPORT),
     }
+    counts = {"bare import": 2 * AT_ONCE, "warm, preloaded": 2 * STARTS_A_ROUND}
+    measured = await measure(starts, meter, rounds=rounds, counts=counts)
     await warm.close()
     return measured
-
-
-def make_folder(parent: Path) -> Path:
-    """Make 50 MB in files that the sandbox's own user may read."""
-    parent.chmod(0o755)
-    folder = parent / "large"
-    for number in range(FILES):
-        place = folder / f"d{number // 100}"
-        place.mkdir(parents=True, exist_ok=True)
-        (place / f"f{number}").write_bytes(os.urandom(FILE_BYTES))
-    give_away(parent)
-    return folder
-
-
-async def measure_workspaces(meter: Meter, *, rounds: int) -> dict:
-    """Compare a jail with a copy-on-write view of 50 MB, one without, and a copy in memory."""
-    jails = BubblewrapSandbox(cgroups=meter.counted())
-    walls: dict[str, list[float]] = {"jail": [], "jail with workspace": [], "copy": []}
-    with tempfile.TemporaryDirectory() as name:
-        large = make_folder(Path(name))
-        for _ in range(rounds):
-            for variant, base in (("jail", None), ("jail with workspace", large)):
-                began = time.perf_counter()
-                if base is None:
-                    server = jails.start_server(LIMITS, shown={})
-                    await server.ready()
-                    server.close()
-                else:
-                    async with open_workspace(jails, Workspace(base=base), LIMITS):
-                        pass
-                walls[variant].append(1e3 * (time.perf_counter() - began))
-        for _ in range(_COPIES):
-            with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
-                began = time.perf_counter()
-                shutil.copytree(large, Path(memory) / "copy")
-                walls["copy"].append(1e3 * (time.perf_counter() - began))
-    return {
-        **{f"{name} ms": round(statistics.median(times), 2) for name, times in walls.items()},
-        "snapshot ms": round(min(walls["jail with workspace"]) - min(walls["jail"]), 2),
-        "bytes": FILES * FILE_BYTES,
-        "files": FILES,
-    }
 
 
 async def run(*, rounds: int, image: str) -> dict:
@@ -228,33 +176,59 @@ async def run(*, rounds: int, image: str) -> dict:
         "machine": describe() | {"kernel": os.uname().release},
         "starts": await measure_starts(meter, rounds=rounds, image=image),
         "imports": await measure_imports(meter, rounds=max(rounds // 2, 2)),
-        "workspace": await measure_workspaces(meter, rounds=2 * rounds),
+        "workspace": await measure_workspaces(meter, LIMITS, rounds=rounds),
     }
 
 
+def judge(result: Mapping[str, dict]) -> list[Target]:
+    """Compare with what is asked for."""
+    starts, imports, workspace = (result[part] for part in ("starts", "imports", "workspace"))
+    view = workspace["copy-on-write view"]
+    return [
+        Target(
+            name="full one-shot jail over bare python3, ms of CPU",
+            value=extra_cpu(starts, "one-shot jail", "bare python3 -I -S -c"),
+            at_most=15.0,
+        ),
+        Target(
+            name="warm pool's rate over bare python3 -c",
+            value=ratio(starts, "warm server", "bare python3 -c"),
+            at_least=1.5,
+        ),
+        Target(
+            name="the same where programs import numpy and sympy",
+            value=ratio(imports, "warm, preloaded", "bare import"),
+            at_least=50.0,
+        ),
+        Target(name="copy-on-write view of 50 MB, p50 ms", value=view["ms_p50"], at_most=20.0),
+        Target(name="copy-on-write view of 50 MB, p99 ms", value=view["ms_p99"], at_most=20.0),
+    ]
+
+
 def show(result: Mapping[str, dict]) -> None:
-    """Print a table."""
+    """Print tables."""
     print(f"{'':24} {'p50 ms':>8} {'p99 ms':>8} {'cpu ms':>8} {'per s':>8}")
     for name, row in (result["starts"] | result["imports"]).items():
-        if name != "ratios":
-            words = [row[key] for key in ("wall_ms_p50", "wall_ms_p99", "cpu_ms")]
-            print(f"{name:24}", *(f"{word:8}" for word in (*words, row["starts_per_second"])))
-    for part in ("starts", "imports"):
-        for name, value in result[part]["ratios"].items():
-            print(f"{part}: {name} {value}")
-    for name, value in result["workspace"].items():
-        print(f"workspace: {name} {value}")
+        words = [row[key] for key in ("wall_ms_p50", "wall_ms_p99", "cpu_ms", "starts_per_second")]
+        print(f"{name:24}", *(f"{word:8}" for word in words))
+    for name, row in result["workspace"].items():
+        if isinstance(row, dict):
+            print(f"{name:24} {row['ms_p50']:8} {row['ms_p99']:8}")
 
 
 def main() -> None:
     """Measure, print, store."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--quick", action="store_true", help="two rounds, stores nothing")
     parser.add_argument("--image", default="", help="image with python3, to measure containers")
     arguments = parser.parse_args()
-    result = asyncio.run(run(rounds=arguments.rounds, image=arguments.image))
+    rounds = 2 if arguments.quick else ROUNDS
+    result = asyncio.run(run(rounds=rounds, image=arguments.image))
     show(result)
-    RESULT.write_text(json.dumps(result, indent=1) + "\n")
+    targets = judge(result)
+    show_targets(targets)
+    if not arguments.quick:
+        RESULT.write_text(json.dumps(result | {"targets": as_rows(targets)}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

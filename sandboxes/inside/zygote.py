@@ -43,7 +43,7 @@ def serve(control: int, setup: str) -> None:
     Args:
         control: Socket to the host.
         setup: JSON with `seccomp` (descriptor of the filter), `preload` (modules to import),
-            `package_folder` (where they lie, or null) and `workspace` (see `_mount_workspace`, or
+            `package_folder` (where they lie, or null) and `workspace` (see `mount_workspace`, or
             null).
     """
     settings = json.loads(setup)
@@ -54,7 +54,7 @@ def serve(control: int, setup: str) -> None:
         seccomp = file.read()
     kernel.unshare(kernel.CLONE_NEWNS)  # mounts of the jail's own namespace cannot be covered
     workspace = settings["workspace"]
-    upper = _mount_workspace(workspace) if workspace is not None else None
+    upper = mount_workspace(workspace) if workspace is not None else None
     rooms = Rooms(has_own_tmp=upper is None, answer=_answerer(upper, workspace))
     _preload(settings["preload"], settings["package_folder"])
     gc.collect()
@@ -138,7 +138,7 @@ def _answerer(upper: int | None, workspace: dict[str, Any]) -> Callable[[bytes, 
     return answer_with
 
 
-def _mount_workspace(workspace: dict[str, Any]) -> int:
+def mount_workspace(workspace: dict[str, Any]) -> int:
     """Mount a copy-on-write view of a folder, and what lies read-only over it.
 
     Returns a descriptor of the layer that holds what is written.

@@ -1,0 +1,56 @@
+"""What a benchmark must reach, and whether it did."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """A number with its bound.
+
+    Attributes:
+        name: What was measured, with its unit.
+        value: What came out.
+        at_least: Its lower bound, or None.
+        at_most: Its upper bound, or None.
+    """
+
+    name: str
+    value: float
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the value lies within its bounds."""
+        is_low = self.at_least is not None and self.value < self.at_least
+        is_high = self.at_most is not None and self.value > self.at_most
+        return not (is_low or is_high)
+
+    @property
+    def bound(self) -> str:
+        """The bounds in words."""
+        if self.at_least is None:
+            return f"at most {self.at_most:g}"
+        return f"at least {self.at_least:g}"
+
+
+def show_targets(targets: Iterable[Target]) -> None:
+    """Print a table."""
+    print(f"\n{'target':56} {'measured':>10}  {'bound':16}")
+    for target in targets:
+        word = "met" if target.is_met else "MISSED"
+        print(f"{target.name:56} {target.value:10.2f}  {target.bound:16} {word}")
+
+
+def as_rows(targets: Iterable[Target]) -> list[dict[str, object]]:
+    """Return what is stored."""
+    return [
+        {
+            "name": target.name,
+            "measured": round(target.value, 3),
+            "bound": target.bound,
+            "is_met": target.is_met,
+        }
+        for target in targets
+    ]
