@@ -1,9 +1,11 @@
 """The pool on a real Ray: balance, weights, and actors that die."""
 
 import asyncio
+import functools
 import os
 import signal
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +16,11 @@ from cispo.errors import ConfigError, RolloutError, WeightSyncError
 from cispo.policy.load import new_lightning_policy
 from cispo.types import Message, PolicyVersion, Rollout, Task
 from cispo.weights.buckets import WeightBucket, export_checksum, exported_tensors, to_buckets
+from rollout.engines import build_engine
 from rollout.pool import RolloutPool
 from tests.fakes import FakeProgress
+from tests.rollout.held import Hold
+from tests.waiting import until
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -31,6 +36,7 @@ ARCHITECTURE = {
     "initializer_range": 0.1,
 }
 POLICY = PolicyConfig(architecture=ARCHITECTURE)
+STARTUP_SECONDS = 200.0
 
 
 def rollout_config(**knobs: Any) -> RolloutConfig:
@@ -57,10 +63,20 @@ async def process_of(member: Any) -> int:
     return pid
 
 
-async def test_a_pool_samples_publishes_and_survives_the_death_of_an_actor() -> None:
+async def start_held(
+    hold: Hold, config: RolloutConfig, *, progress: FakeProgress | None = None
+) -> RolloutPool:
+    make = functools.partial(hold.make_engine, functools.partial(build_engine, POLICY, config))
+    return await RolloutPool.start_engines(
+        make, config, startup_seconds=STARTUP_SECONDS, progress=progress
+    )
+
+
+async def test_a_pool_samples_publishes_and_survives_the_death_of_an_actor(tmp_path: Path) -> None:
     progress = FakeProgress()
-    config = rollout_config(num_actors=2, max_new_tokens=600)
-    pool = await RolloutPool.start(POLICY, config, startup_seconds=60, progress=progress)
+    config = rollout_config(num_actors=2, max_new_tokens=60)
+    hold = Hold(tmp_path)
+    pool = await start_held(hold, config, progress=progress)
     assert progress.events == ["start rollout actors 2", "finish rollout actors"]
     assert progress.done == {"rollout actors": 2}
 
@@ -78,12 +94,15 @@ async def test_a_pool_samples_publishes_and_survives_the_death_of_an_actor() -> 
 
     calm = await asyncio.gather(*(pool.sample(task(i), 4, seed=i) for i in range(6)))
     first, second = pool._roster.members  # in the order in which they started
-    victim = await process_of(first)
+    pids = [await process_of(member) for member in (first, second)]
+    hold.begin()
     stormy = [asyncio.create_task(pool.sample(task(i), 4, seed=i)) for i in range(6)]
-    await asyncio.sleep(0.3)
+    await until(lambda: all(hold.has_stopped(pid) for pid in pids), what="both are at work")
     loads = [member.outstanding for member in pool._roster.members]
     assert loads == [12, 12]
-    os.kill(victim, signal.SIGKILL)
+    os.kill(pids[0], signal.SIGKILL)
+    await until(lambda: first not in pool._roster.members, what="the death is noticed")
+    hold.end()
     survived = await asyncio.gather(*stormy)
     assert tokens(survived) == tokens(calm)
     for group, i in zip(survived, range(6), strict=True):
@@ -93,39 +112,32 @@ async def test_a_pool_samples_publishes_and_survives_the_death_of_an_actor() -> 
     assert statistics["rollout/replaced_actors"] == 1
     assert statistics["rollout/retried_requests"] == 3
     assert statistics["rollout/sampled_tokens"] > 0
-    found = await wait_for_actors(pool, 2, PolicyVersion(2), buckets(4))
+    await until(lambda: len(pool._roster.members) == 2, what="the replacement joins")
+    found = await pool.load_weights(PolicyVersion(2), buckets(4))
     assert sorted(found) == [second.name, "rollout-2"]
     assert len(set(found.values())) == 1
     pool.stop()
 
 
-async def wait_for_actors(
-    pool: RolloutPool, count: int, version: PolicyVersion, sent: list[WeightBucket]
-) -> dict[str, str]:
-    for _ in range(200):
-        if (await pool.statistics())["rollout/actors"] == count:
-            return await pool.load_weights(version, sent)
-        await asyncio.sleep(0.1)
-    raise AssertionError("the replacement never arrived")
-
-
-async def test_failures_say_what_failed() -> None:
+async def test_failures_say_what_failed(tmp_path: Path) -> None:
     greedy = rollout_config(num_cpus=1000.0)
     with pytest.raises(RolloutError, match=r"rollout-0 was not ready after 1 s.*num_cpus=1000"):
         await RolloutPool.start(POLICY, greedy, startup_seconds=1)
     nowhere = PolicyConfig(path="/no/such/folder")
     with pytest.raises(ConfigError, match=r"policy\.path=/no/such/folder"):
-        await RolloutPool.start(nowhere, rollout_config(), startup_seconds=60)
+        await RolloutPool.start(nowhere, rollout_config(), startup_seconds=STARTUP_SECONDS)
 
-    config = rollout_config(max_attempts=1, max_new_tokens=5000)
-    pool = await RolloutPool.start(POLICY, config, startup_seconds=60)
+    config = rollout_config(max_attempts=1, max_new_tokens=60)
+    hold = Hold(tmp_path)
+    pool = await start_held(hold, config)
     damaged = buckets(1)
     damaged[0].buffer[0] ^= 1
     with pytest.raises(WeightSyncError, match="checksum"):
         await pool.load_weights(PolicyVersion(1), damaged)
     victim = await process_of(pool._roster.members[0])
+    hold.begin()
     sampling = asyncio.create_task(pool.sample(task(0), 4, seed=1))
-    await asyncio.sleep(0.2)
+    await until(lambda: hold.has_stopped(victim), what="it is at work")
     os.kill(victim, signal.SIGKILL)
     with pytest.raises(RolloutError, match=r"task-0.*rollout-0.*max_attempts=1"):
         await sampling
