@@ -97,6 +97,7 @@ async def _start_actors(
                 cfg.sandbox,
                 max_new_tokens=cfg.rollout.sampling.max_new_tokens,
                 startup_seconds=seconds,
+                progress=progress,
             )
         )
     stack.callback(learner.result().stop)

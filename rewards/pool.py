@@ -1,22 +1,28 @@
 """Reward workers behind one verifier: the least loaded grades, the dead are replaced."""
 
 import asyncio
-import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Self
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
 
+from cispo.arrivals import missing_after
 from cispo.config import RewardConfig, SandboxConfig
 from cispo.errors import CispoError, ConfigError
+from cispo.ports import Progress
 from cispo.types import Rollout, Task, Ungraded, Verdict
 from rewards.build import check_reward
+from rewards.handing_out import MOST_A_CALL, Asked, next_call
 from rewards.worker import start_worker
 
-_IN_FLIGHT = 8  # gradings that a worker holds at once; the others wait here
+_PHASE = "reward workers"
+_ENOUGH = 8  # gradings with which a worker is busy; the others wait here
+_MOST_HELD = _ENOUGH + MOST_A_CALL - 1
 _GRACE_SECONDS = 60.0
+_LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
 
 
 @dataclass(eq=False, slots=True)
@@ -26,20 +32,6 @@ class _Worker:
     name: str
     handle: Any
     num_held: int = 0
-    is_dead: bool = False
-    _slots: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_IN_FLIGHT))
-
-    async def acquire(self) -> None:
-        self.num_held += 1
-        try:
-            await self._slots.acquire()
-        except BaseException:
-            self.num_held -= 1
-            raise
-
-    def release(self) -> None:
-        self.num_held -= 1
-        self._slots.release()
 
 
 class RewardPool:
@@ -67,6 +59,8 @@ class RewardPool:
         self._swe_limit_seconds = swe_limit_seconds or limit_seconds
         self._workers: list[_Worker] = []
         self._num_started = 0
+        self._waiting: deque[Asked] = deque()
+        self._calls: set[asyncio.Task[None]] = set()
 
     @classmethod
     async def start(
@@ -76,6 +70,7 @@ class RewardPool:
         *,
         max_new_tokens: int,
         startup_seconds: float,
+        progress: Progress | None = None,
     ) -> Self:
         """Start the workers and wait until each is warm and has proved its sandbox.
 
@@ -84,6 +79,7 @@ class RewardPool:
             sandbox: Limits of programs.
             max_new_tokens: Budget of a rollout, for the penalty for length.
             startup_seconds: Wall time to wait.
+            progress: Told which workers are waited for.
 
         Raises:
             ConfigError: A setting is wrong, a worker has no sandbox, or workers are not ready in
@@ -93,20 +89,20 @@ class RewardPool:
 
         def start_one() -> Any:
             return start_worker(
-                reward, sandbox, max_new_tokens=max_new_tokens, max_concurrent=2 * _IN_FLIGHT
+                reward, sandbox, max_new_tokens=max_new_tokens, max_concurrent=_MOST_HELD
             )
 
         slowest = max(2 * reward.deadline_seconds, 2 * sandbox.wall_seconds)
         pool = cls(
             start_one,
             max_attempts=reward.max_attempts,
-            limit_seconds=_IN_FLIGHT * slowest + _GRACE_SECONDS,
-            swe_limit_seconds=_IN_FLIGHT * sandbox.swe.wall_seconds + _GRACE_SECONDS,
+            limit_seconds=_MOST_HELD * slowest + _GRACE_SECONDS,
+            swe_limit_seconds=_MOST_HELD * sandbox.swe.wall_seconds + _GRACE_SECONDS,
         )
         for _ in range(reward.num_workers):
             pool._add()
         try:
-            await pool._wait_until_ready(startup_seconds)
+            await pool._wait_until_ready(startup_seconds, progress)
         except BaseException:
             pool.close()
             raise
@@ -124,71 +120,119 @@ class RewardPool:
 
     async def grade(self, task: Task, rollout: Rollout) -> Verdict:
         """Judge one rollout; see `cispo.ports.Verifier`."""
-        cause = ""
-        is_patch = task.verifier == "swe"
-        limit_seconds = self._swe_limit_seconds if is_patch else self._limit_seconds
-        for _ in range(self._max_attempts):
-            worker = await self._slot()
-            try:
-                verdict: Verdict = await asyncio.wait_for(
-                    worker.handle.grade.remote(task, rollout), limit_seconds
-                )
-                return verdict
-            except RayActorError as error:
-                cause = f"{worker.name} died: {str(error).splitlines()[0]}"
-                self._replace(worker)
-            except TimeoutError:
-                cause = f"{worker.name} gave no answer in {limit_seconds:.0f} s"
-                self._replace(worker)
-            except RayTaskError as error:
-                cause = f"{worker.name} failed: {error.cause!r}"
-            finally:
-                worker.release()
-        return Ungraded(cause=f"after {self._max_attempts} attempts: {cause}")
-
-    async def _slot(self) -> _Worker:
-        """Wait for the worker with the least to do; one that dies meanwhile is not waited for."""
-        while True:
-            worker = min(self._workers, key=lambda candidate: candidate.num_held)
-            await worker.acquire()
-            if not worker.is_dead:
-                return worker
-            worker.release()
+        loop = asyncio.get_running_loop()
+        asked = Asked(task=task, rollout=rollout, verdict=loop.create_future())
+        self._waiting.append(asked)
+        loop.call_soon(self._hand_out)  # with those that are asked for at the same time
+        return await asked.verdict
 
     def close(self) -> None:
         """End all workers."""
+        for asked in self._waiting:
+            asked.verdict.cancel()
+        for call in self._calls:
+            call.cancel()
         for worker in self._workers:
             ray.kill(worker.handle)
         self._workers.clear()
+
+    def _hand_out(self) -> None:
+        """Give workers that have little to do the gradings that have waited longest."""
+        while self._waiting and self._workers:
+            worker = min(self._workers, key=lambda candidate: candidate.num_held)
+            if worker.num_held >= _ENOUGH:
+                return
+            gradings = next_call(self._waiting, num_workers=len(self._workers))
+            if gradings:
+                worker.num_held += len(gradings)
+                call = asyncio.create_task(self._call(worker, gradings))
+                self._calls.add(call)
+                call.add_done_callback(self._calls.discard)
+
+    async def _call(self, worker: _Worker, gradings: Sequence[Asked]) -> None:
+        """Let a worker grade, and tell those who wait, or let another one try."""
+        try:
+            for asked, answer in zip(gradings, await self._answers(worker, gradings), strict=True):
+                self._settle(asked, answer)
+        except BaseException as error:  # whatever it is, those who wait must hear of it
+            for asked in gradings:
+                if not asked.verdict.done():
+                    asked.verdict.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        finally:
+            worker.num_held -= len(gradings)
+            self._hand_out()
+
+    async def _answers(
+        self, worker: _Worker, gradings: Sequence[Asked]
+    ) -> Sequence[Verdict | BaseException | str]:
+        """Return a verdict, or why there is none, for each."""
+        is_patch = gradings[0].task.verifier == "swe"
+        limit_seconds = self._swe_limit_seconds if is_patch else self._limit_seconds
+        pairs = [(asked.task, asked.rollout) for asked in gradings]
+        try:
+            answers: list[Verdict | BaseException] = await asyncio.wait_for(
+                worker.handle.grade.remote(pairs), limit_seconds
+            )
+            return answers
+        except _LOST as error:
+            failure = f"{worker.name} died: {str(error).splitlines()[0]}"
+            self._replace(worker)
+        except TimeoutError:
+            failure = f"{worker.name} gave no answer in {limit_seconds:.0f} s"
+            self._replace(worker)
+        except RayTaskError as error:
+            failure = f"{worker.name} failed: {error.cause!r}"
+        return [failure] * len(gradings)
+
+    def _settle(self, asked: Asked, answer: Verdict | BaseException | str) -> None:
+        if asked.verdict.done():
+            return
+        if not isinstance(answer, BaseException | str):
+            asked.verdict.set_result(answer)
+            return
+        asked.failures.append(answer if isinstance(answer, str) else repr(answer))
+        if len(asked.failures) < self._max_attempts:
+            self._waiting.appendleft(asked)
+        else:
+            cause = f"after {self._max_attempts} attempts: {asked.failures[-1]}"
+            asked.verdict.set_result(Ungraded(cause=cause))
 
     def _add(self) -> None:
         self._workers.append(_Worker(f"reward worker {self._num_started}", self._start_one()))
         self._num_started += 1
 
     def _replace(self, worker: _Worker) -> None:
-        """Start another in its place, once, however many gradings it takes down."""
-        if worker.is_dead:
+        """Start another in its place, once, however many calls it takes down."""
+        if worker not in self._workers:
             return
-        worker.is_dead = True
         self._workers.remove(worker)
         ray.kill(worker.handle)
         self._add()
 
-    async def _wait_until_ready(self, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
-        starting = {worker.name: worker.handle.start.remote() for worker in self._workers}
-        missing = []
-        for name, ready in starting.items():
-            try:
-                await asyncio.wait_for(ready, max(deadline - time.monotonic(), 0.01))
-            except TimeoutError:
-                missing.append(name)
-            except RayTaskError as error:
-                if isinstance(error.cause, CispoError):
-                    raise error.cause from error
-                raise
+    async def _wait_until_ready(self, seconds: float, progress: Progress | None) -> None:
+        starting = {
+            worker.name: asyncio.ensure_future(_result(worker.handle.start.remote()))
+            for worker in self._workers
+        }
+        try:
+            missing = await missing_after(
+                starting, phase=_PHASE, progress=progress, seconds=seconds
+            )
+        except RayTaskError as error:
+            if isinstance(error.cause, CispoError):
+                raise error.cause from error
+            raise
+        finally:
+            for waiting in starting.values():
+                waiting.cancel()
         if missing:
             raise ConfigError(
                 f"cluster.startup_seconds={seconds}: not ready in time: {', '.join(missing)}; "
                 "raise it, or lower reward.num_workers or reward.num_cpus"
             )
+
+
+async def _result(reference: Any) -> Any:
+    return await reference

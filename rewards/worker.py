@@ -1,5 +1,7 @@
 """The Ray actor around a verifier; it decides nothing."""
 
+import asyncio
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -22,9 +24,13 @@ class RewardWorker:
         """Warm up and prove the sandbox; see `BuiltVerifier.start`."""
         await self._built().start()
 
-    async def grade(self, task: Task, rollout: Rollout) -> Verdict:
-        """Judge one rollout."""
-        return await self._built().grade(task, rollout)
+    async def grade(
+        self, pairs: Sequence[tuple[Task, Rollout]]
+    ) -> Sequence[Verdict | BaseException]:
+        """Judge rollouts side by side; what one raises stands in its place and harms no other."""
+        verifier = self._built()
+        gradings = (verifier.grade(task, rollout) for task, rollout in pairs)
+        return await asyncio.gather(*gradings, return_exceptions=True)
 
     def _built(self) -> BuiltVerifier:
         if self._verifier is None:

@@ -11,6 +11,7 @@ from typing import Any
 import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
+from cispo.arrivals import missing_after
 from cispo.config import RolloutConfig
 from cispo.errors import RolloutError
 from cispo.ports import Progress
@@ -22,7 +23,6 @@ LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
 """What a call raises when its actor is gone or out of reach."""
 
 _PHASE = "rollout actors"
-_REPORT_SECONDS = 2.0
 _MAX_REQUESTS = 4096
 _ENVIRONMENT = {
     # One thread an actor: two threads on a busy machine cost 4 to 5 times more CPU time.
@@ -81,20 +81,8 @@ class Roster:
         """
         for _ in range(self._rollout.num_actors):
             self._bring_up()
-        starting = set(self._arriving)
-        if progress:
-            progress.start(_PHASE, len(starting))
-        while starting:
-            done, starting = await asyncio.wait(
-                starting, timeout=_REPORT_SECONDS, return_when=asyncio.FIRST_COMPLETED
-            )
-            for arrived in done:
-                arrived.result()
-            if progress:
-                progress.advance(_PHASE, len(done))
-                progress.waiting(_PHASE, ", ".join(sorted(t.get_name() for t in starting)))
-        if progress:
-            progress.finish(_PHASE)
+        starting = {name: arriving for arriving, name in self._arriving.items()}
+        await missing_after(starting, phase=_PHASE, progress=progress)
 
     async def least_loaded(self) -> Member:
         """Return the actor with the fewest outstanding rollouts, waiting for one if need be.
