@@ -6,6 +6,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cstddef>
 
 #include "gemm.h"
 
@@ -59,12 +60,12 @@ inline PanelTile panel_tile_of(ptrdiff_t rows) {
     return tiles[rows - 1];
 }
 
-// scratch[rows][kPanel] (+)= one unit, which is split over as few tiles as fetch the next unit
+// scratch[rows][kPanel] (+)= one unit of K inputs, which is split over as few tiles as fetch as much
+// from `ahead` on
 inline void panel_unit(const float* const* a, ptrdiff_t rows, ptrdiff_t offset, ptrdiff_t K,
-                       const float* b, bool accumulate, float* scratch) {
+                       const float* b, const float* ahead, bool accumulate, float* scratch) {
     const ptrdiff_t tiles = (rows + kRows - 1) / kRows;
     const int lines = tiles >= kUnitLines ? 1 : tiles > 1 ? kUnitLines / 2 : kUnitLines;
-    const float* ahead = b + K * kPanel;
     const float* const end = ahead + K * kPanel;
     for (ptrdiff_t first = 0; first < rows; first += kRows) {
         const ptrdiff_t count = std::min<ptrdiff_t>(kRows, rows - first);
@@ -79,15 +80,28 @@ inline void panel_unit(const float* const* a, ptrdiff_t rows, ptrdiff_t offset, 
     }
 }
 
-// Multiply up to kBlockRows rows with panels [first, last) of a matrix of K inputs; `finish(row,
-// panel, sums)` gets every row's kPanel sums of every panel.
+// A matrix of weights, or some neighbouring panels of one.
+struct Panels {
+    const float* data;
+    ptrdiff_t inputs, first, last;
+
+    const float* panel(ptrdiff_t i) const { return data + i * inputs * kPanel; }
+    const float* begin() const { return panel(first); }
+};
+
+// Multiply up to kBlockRows rows by panels; `finish(row, panel, sums)` gets every row's kPanel sums
+// of every panel. Meanwhile what is read next, from `next` on, is fetched.
 template <class Finish>
-void panel_product(const float* const* a, ptrdiff_t rows, const float* panels, ptrdiff_t K,
-                   ptrdiff_t first, ptrdiff_t last, float* scratch, Finish finish) {
-    for (ptrdiff_t panel = first; panel < last; ++panel) {
-        const float* b = panels + panel * K * kPanel;
-        for (ptrdiff_t k = 0; k < K; k += kUnit)
-            panel_unit(a, rows, k, std::min(kUnit, K - k), b + k * kPanel, k > 0, scratch);
+void panel_product(const float* const* a, ptrdiff_t rows, const Panels& panels, const float* next,
+                   float* scratch, Finish finish) {
+    const ptrdiff_t K = panels.inputs;
+    for (ptrdiff_t panel = panels.first; panel < panels.last; ++panel) {
+        const float* b = panels.panel(panel);
+        for (ptrdiff_t k = 0; k < K; k += kUnit, b += kUnit * kPanel) {
+            const bool is_last = k + kUnit >= K && panel + 1 == panels.last;
+            const ptrdiff_t inputs = std::min(kUnit, K - k);
+            panel_unit(a, rows, k, inputs, b, is_last ? next : b + inputs * kPanel, k > 0, scratch);
+        }
         for (ptrdiff_t row = 0; row < rows; ++row) finish(row, panel, scratch + row * kPanel);
     }
 }

@@ -101,7 +101,7 @@ int64_t cispo_draw(const float* logits, int64_t rows, int64_t vocabulary, const 
                    double* totals, int64_t* truncates) {
     const int64_t most = std::max<int64_t>(1, rows * vocabulary / kLogitsAThread);
     const int64_t workers = std::max<int64_t>(1, std::min({threads, most, rows}));
-    split(rows, workers, [&](ptrdiff_t first, ptrdiff_t last, ptrdiff_t) {
+    split(rows, workers, [&](ptrdiff_t first, ptrdiff_t last) {
         std::vector<float> sums((vocabulary + kBlock - 1) / kBlock);
         for (ptrdiff_t row = first; row < last; ++row) {
             const Row drawn = draw(logits + row * vocabulary, vocabulary, noise[row],

@@ -4,9 +4,11 @@
 #include <algorithm>
 #include <cmath>
 #include <utility>
+#include <vector>
 
 #include "elementwise.h"
 #include "rows.h"
+#include "step_model.h"
 
 namespace cispo::step {
 
@@ -157,6 +159,42 @@ struct OnlineSoftmax {
         for (; d + kFew <= D; d += kFew)
             add_values<Few, 1>(values + d, D, weight, tokens, scale, o + d);
     }
+};
+
+// Keys and values of one head of one row, in a softmax layer.
+class Pages {
+  public:
+    // of the index-th softmax layer
+    Pages(const Model& model, const State& state, ptrdiff_t index, ptrdiff_t row, ptrdiff_t head)
+        : table_(state.page_table + row * state.columns), seen_(state.lengths[row]),
+          D_(model.head_dim), kind_(model.kv_heads * kPage * D_),
+          base_(state.pages + index * state.num_pages * 2 * kind_ + head * kPage * D_) {}
+
+    // keep the key and the value [D] of the row's new token
+    void append(const float* key, const float* value) const {
+        const ptrdiff_t place = seen_ % kPage * D_;
+        std::copy_n(key, D_, keys(seen_) + place);
+        std::copy_n(value, D_, keys(seen_) + kind_ + place);
+    }
+
+    // attention [queries][D] of some query heads [queries][D] to all tokens up to the new one
+    void attend(const float* q, ptrdiff_t queries, float* o) const {
+        std::fill_n(o, queries * D_, 0.0f);
+        std::vector<OnlineSoftmax> softmax(queries);
+        for (ptrdiff_t token = 0; token <= seen_; token += kPage)
+            for (ptrdiff_t h = 0; h < queries; ++h)
+                softmax[h].read(q + h * D_, keys(token), keys(token) + kind_, D_,
+                                std::min(kPage, seen_ + 1 - token), o + h * D_);
+        for (ptrdiff_t h = 0; h < queries; ++h)
+            for (ptrdiff_t d = 0; d < D_; ++d) o[h * D_ + d] /= softmax[h].mass;
+    }
+
+  private:
+    float* keys(ptrdiff_t token) const { return base_ + table_[token / kPage] * 2 * kind_; }
+
+    const int32_t* table_;
+    const ptrdiff_t seen_, D_, kind_;  // kind_: floats from keys to values
+    float* base_;
 };
 
 }  // namespace cispo::step

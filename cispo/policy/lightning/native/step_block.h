@@ -1,111 +1,108 @@
-// Some rows on their way through all layers of the hybrid, one token each.
+// What one of several threads does for some rows on their way through all layers, one token each.
+//
+// A product is shared by columns, so that a weight is read by one core only; a norm by rows; memories
+// by rows and heads. Between two of these the threads wait for one another.
 #pragma once
 
 #include <algorithm>
-#include <vector>
 
-#include "panel.h"
 #include "rows.h"
 #include "step_attention.h"
-#include "step_model.h"
+#include "step_routing.h"
+#include "threads.h"
 
 namespace cispo::step {
 
-inline ptrdiff_t padded(ptrdiff_t n) { return round_up(n, kPanel); }
-inline ptrdiff_t panels_of(ptrdiff_t n) { return padded(n) / kPanel; }
+constexpr ptrdiff_t kHalf = kPanel / 2;  // columns of a gate, and of what it gates, in a panel
 
-// rows x stride floats, and pointers to the rows
-struct Buffer {
-    float* data;
-    ptrdiff_t stride;
-    const float* row[kBlockRows];
-
-    Buffer(float*& from, ptrdiff_t rows, ptrdiff_t width) : data(from), stride(padded(width)) {
-        for (ptrdiff_t i = 0; i < rows; ++i) row[i] = data + i * stride;
-        from += rows * stride;
-    }
-    float* operator[](ptrdiff_t i) const { return data + i * stride; }
-};
-
-inline ptrdiff_t projection_width(const Model& m) {
-    return std::max(3 * m.heads, m.heads + 2 * m.kv_heads) * m.head_dim;
-}
-
-// A thread's rows on their way through the layers.
 class Block {
   public:
-    static ptrdiff_t floats(const Model& m, ptrdiff_t rows) {
-        return rows * (3 * padded(m.width) + padded(projection_width(m)) +
-                       2 * padded(m.heads * m.head_dim) + padded(m.inner) + padded(m.experts) +
-                       padded(2 * m.rotary_half) + kPanel);
-    }
+    Block(const Model& model, const State& state, ptrdiff_t first, ptrdiff_t rows, Buffers& buffers,
+          Member& me)
+        : m(model), s(state), first(first), rows(rows), own(me.part(rows)), b(buffers), me(me),
+          scratch(buffers.scratch + me.index * rows * kPanel) {}
 
-    Block(const Model& model, const State& state, ptrdiff_t first, ptrdiff_t rows, float* memory)
-        : m(model), s(state), first(first), rows(rows),
-          x(memory, rows, m.width), normed(memory, rows, m.width), sum(memory, rows, m.width),
-          projected(memory, rows, projection_width(m)),
-          attended(memory, rows, m.heads * m.head_dim), gate(memory, rows, m.heads * m.head_dim),
-          inner(memory, rows, m.inner), routed(memory, rows, m.experts),
-          angle(memory, rows, 2 * m.rotary_half), scratch(memory) {
-        // the panels' padding must stay zero where a norm reads it
-        for (ptrdiff_t i = 0; i < rows; ++i) {
-            std::fill_n(x[i], x.stride, 0.0f);
-            std::fill_n(attended[i], attended.stride, 0.0f);
-            for (ptrdiff_t j = 0; j < m.rotary_half; ++j) {
-                const float radians = float(s.lengths[first + i]) * m.frequency[j];
-                angle[i][j] = float(std::cos(double(radians)));
-                angle[i][m.rotary_half + j] = float(std::sin(double(radians)));
-            }
+    // tokens [rows] and hidden [rows][d]
+    void run(const int64_t* tokens, float* hidden) {
+        begin(tokens);
+        ptrdiff_t seen[2] = {0, 0};
+        for (const Layer* layer = m.layers; layer < m.layers + m.num_layers; ++layer) {
+            norm(layer->input_norm);
+            me.meet();
+            if (layer->is_linear)
+                attend_linear(*layer, seen[1]++);
+            else
+                attend_full(*layer, seen[0]++);
+            me.meet();
+            residual(b.attended, output(*layer), layer->attention_alpha, layer->attention_beta,
+                     part(layer->gate_up, m.width, inner_panels()).begin());
+            me.meet();
+            norm(layer->middle_norm);
+            if (layer->router != nullptr) route(*layer);
+            me.meet();
+            if (layer->router == nullptr)
+                feed_forward(*layer);
+            else
+                mix_experts(*layer);
+            me.meet();
         }
-        if (m.experts > 1) {
-            expert_of.resize(rows * m.top_k);
-            share_of.resize(rows * m.top_k);
-        }
-    }
-
-    void embed(const int64_t* tokens) {
-        for (ptrdiff_t i = 0; i < rows; ++i) {
-            const ptrdiff_t at = tokens[i] * m.width;
-            if (m.embedding_is_bfloat16) {
-                widen(static_cast<const uint16_t*>(m.embedding) + at, x[i], int(m.width));
-            } else {
-                std::copy_n(static_cast<const float*>(m.embedding) + at, m.width, x[i]);
-            }
-        }
-    }
-
-    void run(const Layer& layer, ptrdiff_t index_of_kind) {
-        norm(layer.input_norm);
-        if (layer.is_linear)
-            attend_linear(layer, index_of_kind);
-        else
-            attend_full(layer, index_of_kind);
-        residual(attended, layer.output, m.heads * m.head_dim, layer.attention_alpha,
-                 layer.attention_beta);
-        norm(layer.middle_norm);
-        if (layer.router == nullptr) {
-            expand(layer.gate_up, normed.row, rows);
-            residual(inner, layer.down, m.inner, layer.expert_alpha, layer.expert_beta);
-        } else {
-            mix_experts(layer);
-        }
-    }
-
-    void finish(float* hidden) {
         norm(m.final_norm);
-        for (ptrdiff_t i = 0; i < rows; ++i)
-            std::copy_n(normed[i], m.width, hidden + i * m.width);
+        for (ptrdiff_t i = own.first; i < own.last; ++i)
+            std::copy_n(b.normed[i], m.width, hidden + i * m.width);
     }
 
   private:
+    // this thread's panels of a matrix
+    Panels part(const float* data, ptrdiff_t inputs, ptrdiff_t panels) const {
+        const Part mine = me.part(panels);
+        return {data, inputs, mine.first, mine.last};
+    }
+
+    ptrdiff_t inner_panels() const { return panels_of(2 * round_up(m.inner, kHalf)); }
+
+    Panels output(const Layer& layer) const {
+        return part(layer.output, m.heads * m.head_dim, panels_of(m.width));
+    }
+
+    Panels projection(const Layer& layer) const {
+        const ptrdiff_t heads = layer.is_linear ? 3 * m.heads : m.heads + 2 * m.kv_heads;
+        return part(layer.projection, m.width, panels_of(heads * m.head_dim));
+    }
+
+    // where this thread goes on after a layer
+    const float* after(const Layer& layer) const {
+        const Layer* const next = &layer + 1;
+        return next == m.layers + m.num_layers ? m.head : projection(*next).begin();
+    }
+
+    void begin(const int64_t* tokens) {
+        for (ptrdiff_t i = own.first; i < own.last; ++i) {
+            // the panels' padding must stay zero where a norm reads it
+            std::fill_n(b.x[i], b.x.stride, 0.0f);
+            std::fill_n(b.attended[i], b.attended.stride, 0.0f);
+            const ptrdiff_t at = tokens[i] * m.width;
+            if (m.embedding_is_bfloat16)
+                widen(static_cast<const uint16_t*>(m.embedding) + at, b.x[i], int(m.width));
+            else
+                std::copy_n(static_cast<const float*>(m.embedding) + at, m.width, b.x[i]);
+            for (ptrdiff_t j = 0; j < m.rotary_half; ++j) {
+                const float radians = float(s.lengths[first + i]) * m.frequency[j];
+                b.angle[i][j] = float(std::cos(double(radians)));
+                b.angle[i][m.rotary_half + j] = float(std::sin(double(radians)));
+            }
+        }
+    }
+
     void norm(const float* weight) {
-        for (ptrdiff_t i = 0; i < rows; ++i) rms_norm(x[i], weight, m.width, m.eps, normed[i]);
+        for (ptrdiff_t i = own.first; i < own.last; ++i)
+            rms_norm(b.x[i], weight, m.width, m.eps, b.normed[i]);
     }
 
     // out[row] = activation(normed[row] W)
     template <class Activation>
-    void project(const float* panels, ptrdiff_t columns, const Buffer& out, Activation activation) {
-        panel_product(normed.row, rows, panels, m.width, 0, panels_of(columns), scratch,
+    void project(const Panels& panels, const Buffer& out, const float* next,
+                 Activation activation) {
+        panel_product(b.normed.row.data(), rows, panels, next, scratch,
                       [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
                           float* to = out[row] + panel * kPanel;
                           for (int j = 0; j < kPanel; j += kLanes)
@@ -114,154 +111,142 @@ class Block {
     }
 
     // x = alpha normed + beta y W
-    void residual(const Buffer& y, const float* panels, ptrdiff_t K, float alpha, float beta) {
-        panel_product(y.row, rows, panels, K, 0, panels_of(m.width), scratch,
+    void residual(const Buffer& y, const Panels& panels, float alpha, float beta,
+                  const float* next) {
+        panel_product(y.row.data(), rows, panels, next, scratch,
                       [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
                           add_residual(row, panel, sums, alpha, beta);
                       });
     }
 
     void add_residual(ptrdiff_t row, ptrdiff_t panel, const float* y, float alpha, float beta) {
-        const float* from = normed[row] + panel * kPanel;
-        float* to = x[row] + panel * kPanel;
+        const float* from = b.normed[row] + panel * kPanel;
+        float* to = b.x[row] + panel * kPanel;
         for (int j = 0; j < kPanel; j += kLanes)
             store(to + j, load(from + j) * alpha + load(y + j) * beta);
     }
 
     void attend_linear(const Layer& layer, ptrdiff_t index) {
         const ptrdiff_t D = m.head_dim, width = m.heads * D;
-        project(layer.projection, 3 * width, projected, [](Vector v) { return silu(v); });
-        project(layer.gate, width, gate, [](Vector v) { return sigmoid(v); });
-        for (ptrdiff_t i = 0; i < rows; ++i) {
-            float* states = s.linear + (index * s.rows + first + i) * m.heads * D * D;
-            for (ptrdiff_t h = 0; h < m.heads; ++h) {
-                const float* q = projected[i] + 3 * h * D;
-                update_state(states + h * D * D, D, q, q + D, q + 2 * D, layer.loss[h],
-                             attended[i] + h * D);
-            }
-            const float inverse = inverse_rms(attended[i], width, m.inner_eps);
+        const Panels gate = part(layer.gate, m.width, panels_of(width));
+        project(projection(layer), b.projected, gate.begin(), [](Vector v) { return silu(v); });
+        project(gate, b.gate, output(layer).begin(), [](Vector v) { return sigmoid(v); });
+        me.meet();
+        const Part heads = me.part(rows * m.heads);
+        for (ptrdiff_t at = heads.first; at < heads.last; ++at) {
+            const ptrdiff_t i = at / m.heads, h = at % m.heads;
+            float* state = s.linear + (((index * s.rows) + first + i) * m.heads + h) * D * D;
+            const float* q = b.projected[i] + 3 * h * D;
+            update_state(state, D, q, q + D, q + 2 * D, layer.loss[h], b.attended[i] + h * D);
+        }
+        me.meet();
+        for (ptrdiff_t i = own.first; i < own.last; ++i) {
+            float* const to = b.attended[i];
+            const float inverse = inverse_rms(to, width, m.inner_eps);
             for (ptrdiff_t j = 0; j < width; j += kLanes)
-                store(attended[i] + j, load(attended[i] + j) * inverse *
-                                           load(layer.inner_norm + j) * load(gate[i] + j));
+                store(to + j, load(to + j) * inverse * load(layer.inner_norm + j) *
+                                  load(b.gate[i] + j));
         }
     }
 
     void attend_full(const Layer& layer, ptrdiff_t index) {
-        const ptrdiff_t D = m.head_dim;
-        project(layer.projection, (m.heads + 2 * m.kv_heads) * D, projected,
-                [](Vector v) { return v; });
-        for (ptrdiff_t i = 0; i < rows; ++i) {
-            float* heads = projected[i];
-            const ptrdiff_t row = first + i, half = m.rotary_half;
-            for (ptrdiff_t h = 0; h < m.heads + m.kv_heads; ++h)
-                rotate(heads + h * D, half, angle[i], angle[i] + half);
-            const float scale = 1.0f / std::sqrt(float(D));
-            for (ptrdiff_t j = 0; j < m.heads * D; ++j) heads[j] *= scale;
-            append(index, row, heads + m.heads * D);
-            attend_pages(index, row, heads, attended[i]);
+        const ptrdiff_t D = m.head_dim, half = m.rotary_half, group = m.heads / m.kv_heads;
+        project(projection(layer), b.projected, output(layer).begin(), [](Vector v) { return v; });
+        me.meet();
+        const float scale = 1.0f / std::sqrt(float(D));
+        const Part groups = me.part(rows * m.kv_heads);
+        for (ptrdiff_t at = groups.first; at < groups.last; ++at) {
+            const ptrdiff_t i = at / m.kv_heads, g = at % m.kv_heads;
+            float* const queries = b.projected[i] + g * group * D;
+            float* const key = b.projected[i] + (m.heads + g) * D;
+            const float *const cosine = b.angle[i], *const sine = cosine + half;
+            for (ptrdiff_t h = 0; h < group; ++h) rotate(queries + h * D, half, cosine, sine);
+            for (ptrdiff_t j = 0; j < group * D; ++j) queries[j] *= scale;
+            rotate(key, half, cosine, sine);
+            const Pages pages(m, s, index, first + i, g);
+            pages.append(key, key + m.kv_heads * D);
+            pages.attend(queries, group, b.attended[i] + g * group * D);
         }
     }
 
-    // head [kPage][D] of the keys (0) or values (1) on the page of a row's token
-    float* page(ptrdiff_t index, ptrdiff_t row, ptrdiff_t token, int kind, ptrdiff_t head) const {
-        const ptrdiff_t id = s.page_table[row * s.columns + token / kPage];
-        return s.pages +
-               (((index * s.num_pages + id) * 2 + kind) * m.kv_heads + head) * kPage * m.head_dim;
-    }
-
-    void append(ptrdiff_t index, ptrdiff_t row, const float* keys_and_values) {
-        const ptrdiff_t D = m.head_dim, token = s.lengths[row];
-        for (int kind = 0; kind < 2; ++kind)
-            for (ptrdiff_t g = 0; g < m.kv_heads; ++g)
-                std::copy_n(keys_and_values + (kind * m.kv_heads + g) * D, D,
-                            page(index, row, token, kind, g) + token % kPage * D);
-    }
-
-    void attend_pages(ptrdiff_t index, ptrdiff_t row, const float* q, float* o) const {
-        const ptrdiff_t D = m.head_dim, group = m.heads / m.kv_heads, seen = s.lengths[row] + 1;
-        std::fill_n(o, m.heads * D, 0.0f);
-        std::vector<OnlineSoftmax> softmax(m.heads);
-        for (ptrdiff_t token = 0; token < seen; token += kPage)
-            for (ptrdiff_t h = 0; h < m.heads; ++h)
-                softmax[h].read(q + h * D, page(index, row, token, 0, h / group),
-                                page(index, row, token, 1, h / group), D,
-                                std::min(kPage, seen - token), o + h * D);
-        for (ptrdiff_t h = 0; h < m.heads; ++h)
-            for (ptrdiff_t d = 0; d < D; ++d) o[h * D + d] /= softmax[h].mass;
-    }
-
-    // inner = silu(a W_gate) * a W_up
-    void expand(const float* panels, const float* const* a, ptrdiff_t count) {
-        constexpr int half = kPanel / 2;
-        panel_product(a, count, panels, m.width, 0, panels_of(2 * round_up(m.inner, half)),
-                      scratch, [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
-                          float* to = inner[row] + panel * half;
-                          for (int j = 0; j < half; j += kLanes)
-                              store(to + j, silu(load(sums + j)) * load(sums + half + j));
+    // inner[place] = silu(a W_gate) * a W_up, for `count` places from `place` on
+    void expand(const Panels& panels, const float* const* a, ptrdiff_t count, ptrdiff_t place,
+                const float* next) {
+        panel_product(a, count, panels, next, scratch,
+                      [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
+                          float* out = b.inner[place + row] + panel * kHalf;
+                          for (int j = 0; j < kHalf; j += kLanes)
+                              store(out + j, silu(load(sums + j)) * load(sums + kHalf + j));
                       });
     }
 
-    void mix_experts(const Layer& layer) {
-        route(layer);
-        for (ptrdiff_t i = 0; i < rows; ++i) std::fill_n(sum[i], sum.stride, 0.0f);
-        const ptrdiff_t half = kPanel / 2;
-        const ptrdiff_t up = 2 * round_up(m.inner, half) * m.width, down = padded(m.width) * m.inner;
-        for (ptrdiff_t e = 0; e < m.experts; ++e) {
-            const float* chosen[kBlockRows];
-            ptrdiff_t assignment[kBlockRows], count = 0;
-            for (ptrdiff_t a = 0; a < rows * m.top_k; ++a) {
-                if (expert_of[a] != e) continue;
-                chosen[count] = normed[a / m.top_k];
-                assignment[count++] = a;
-            }
-            if (count == 0) continue;
-            expand(layer.gate_up + e * up, chosen, count);
-            panel_product(inner.row, count, layer.down + e * down, m.inner, 0, panels_of(m.width),
-                          scratch, [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
-                              const ptrdiff_t a = assignment[row];
-                              float* to = sum[a / m.top_k] + panel * kPanel;
-                              for (int j = 0; j < kPanel; j += kLanes)
-                                  store(to + j, load(to + j) + share_of[a] * load(sums + j));
-                          });
-        }
-        for (ptrdiff_t i = 0; i < rows; ++i)
-            for (ptrdiff_t panel = 0; panel < panels_of(m.width); ++panel)
-                add_residual(i, panel, sum[i] + panel * kPanel, layer.expert_alpha,
-                             layer.expert_beta);
+    void feed_forward(const Layer& layer) {
+        const Panels up = part(layer.gate_up, m.width, inner_panels());
+        const Panels down = part(layer.down, m.inner, panels_of(m.width));
+        expand(up, b.normed.row.data(), rows, 0, down.begin());
+        me.meet();
+        residual(b.inner, down, layer.expert_alpha, layer.expert_beta, after(layer));
     }
 
     // softmax over all experts, the likeliest few, renormalised; of equals the first one
     void route(const Layer& layer) {
-        project(layer.router, m.experts, routed, [](Vector v) { return v; });
-        for (ptrdiff_t i = 0; i < rows; ++i) {
-            const float* const logit = routed[i];
-            float total = 0.0f;
-            ptrdiff_t* const experts = &expert_of[i * m.top_k];
-            for (ptrdiff_t rank = 0; rank < m.top_k; ++rank) {
-                ptrdiff_t best = -1;
-                for (ptrdiff_t e = 0; e < m.experts; ++e) {
-                    if (std::find(experts, experts + rank, e) != experts + rank) continue;
-                    if (best < 0 || logit[e] > logit[best]) best = e;
-                }
-                experts[rank] = best;
-                share_of[i * m.top_k + rank] = logit[best];
-            }
-            for (ptrdiff_t rank = m.top_k - 1; rank >= 0; --rank) {
-                float& share = share_of[i * m.top_k + rank];
-                share = exp(share - share_of[i * m.top_k]);
-                total += share;
-            }
-            for (ptrdiff_t rank = 0; rank < m.top_k; ++rank) share_of[i * m.top_k + rank] /= total;
+        const Panels panels{layer.router, m.width, 0, panels_of(m.experts)};
+        panel_product(b.normed.row.data() + own.first, own.last - own.first, panels, layer.gate_up,
+                      scratch, [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
+                          std::copy_n(sums, kPanel, b.routed[own.first + row] + panel * kPanel);
+                      });
+        for (ptrdiff_t i = own.first; i < own.last; ++i)
+            choose_experts(b.routed[i], m.experts, m.top_k, &b.expert_of[i * m.top_k],
+                           &b.share_of[i * m.top_k]);
+    }
+
+    void mix_experts(const Layer& layer) {
+        const Routed routed(b, m, rows);
+        const auto up = [&](ptrdiff_t e) {
+            const ptrdiff_t size = inner_panels() * kPanel * m.width;
+            return part(layer.gate_up + e * size, m.width, inner_panels());
+        };
+        const auto down = [&](ptrdiff_t e) {
+            const ptrdiff_t size = padded(m.width) * m.inner;
+            return part(layer.down + e * size, m.inner, panels_of(m.width));
+        };
+        for (size_t n = 0; n < routed.shares.size(); ++n) {
+            const ExpertShare& share = routed.shares[n];
+            const bool is_last = n + 1 == routed.shares.size();
+            const Panels next = is_last ? down(routed.shares[0].expert)
+                                        : up(routed.shares[n + 1].expert);
+            expand(up(share.expert), &routed.row[share.first], share.count, share.first,
+                   next.begin());
         }
+        me.meet();
+        const Part columns = me.part(panels_of(m.width));
+        const ptrdiff_t from = columns.first * kPanel, to = columns.last * kPanel;
+        for (ptrdiff_t i = 0; i < rows; ++i) std::fill(b.sum[i] + from, b.sum[i] + to, 0.0f);
+        for (size_t n = 0; n < routed.shares.size(); ++n) {
+            const ExpertShare& share = routed.shares[n];
+            const bool is_last = n + 1 == routed.shares.size();
+            panel_product(b.inner.row.data() + share.first, share.count, down(share.expert),
+                          is_last ? after(layer) : down(routed.shares[n + 1].expert).begin(),
+                          scratch, [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
+                              const ptrdiff_t a = routed.order[share.first + row];
+                              float* out = b.sum[a / m.top_k] + panel * kPanel;
+                              for (int j = 0; j < kPanel; j += kLanes)
+                                  store(out + j, load(out + j) + b.share_of[a] * load(sums + j));
+                          });
+        }
+        for (ptrdiff_t i = 0; i < rows; ++i)
+            for (ptrdiff_t panel = columns.first; panel < columns.last; ++panel)
+                add_residual(i, panel, b.sum[i] + panel * kPanel, layer.expert_alpha,
+                             layer.expert_beta);
     }
 
     const Model& m;
     const State& s;
     const ptrdiff_t first, rows;
-    Buffer x, normed, sum, projected, attended, gate, inner, routed, angle;
-    float* scratch;
-    std::vector<ptrdiff_t> expert_of;  // [rows][top_k]
-    std::vector<float> share_of;
+    const Part own;  // this thread's rows
+    Buffers& b;
+    Member& me;
+    float* const scratch;
 };
 
 }  // namespace cispo::step

@@ -144,7 +144,7 @@ void cispo_draw_truncated(const float* mass, int64_t rows, int64_t vocabulary, c
                           const float* min_p, int64_t threads, int64_t* tokens, double* kept) {
     const int64_t most = std::max<int64_t>(1, rows * vocabulary / kMassesAThread);
     const int64_t workers = std::max<int64_t>(1, std::min({threads, most, rows}));
-    cispo::split(rows, workers, [&](ptrdiff_t first, ptrdiff_t last, ptrdiff_t) {
+    cispo::split(rows, workers, [&](ptrdiff_t first, ptrdiff_t last) {
         Rows row(vocabulary);
         for (ptrdiff_t r = first; r < last; ++r) {
             const float* here = mass + r * vocabulary;
