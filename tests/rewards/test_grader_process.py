@@ -13,14 +13,30 @@ import pytest_asyncio
 
 from cispo.types import Ungraded
 from rewards.grader_process import GraderProcess
+from sandboxes.processor_time import tree_cpu_seconds
+from tests.waiting import until
 
-DEADLINE_SECONDS = 2.0
+PATIENT_SECONDS = 100.0
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def grader() -> AsyncIterator[GraderProcess]:
-    process = GraderProcess(["math"], deadline_seconds=DEADLINE_SECONDS)
+    """A grader whose deadline only an endless grading can miss."""
+    process = GraderProcess(["math"], deadline_seconds=PATIENT_SECONDS)
+    await process.start()
+    yield process
+    await process.close()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def hasty(grader: GraderProcess) -> AsyncIterator[GraderProcess]:
+    """A grader with the shortest deadline that this machine keeps with ease."""
+    await kill_child(grader)  # the first grading of a child takes longest
+    started = time.monotonic()
+    assert await correct(grader, r"\boxed{5}", "5") == 1.0
+    seconds = max(1.0, 8.0 * (time.monotonic() - started))
+    process = GraderProcess(["math"], deadline_seconds=seconds)
     await process.start()
     yield process
     await process.close()
@@ -47,25 +63,33 @@ HOSTILE = {
     "plain code": "__import__('os').system('touch {marker}')",
 }
 
+# Takes a second or two, and is wrong in the end.
+SLOW = HOSTILE["deep fractions"]
 
-async def test_a_hostile_answer_costs_its_deadline_and_no_more(
-    grader: GraderProcess, tmp_path: Path
+
+async def correct_in_the_end(grader: GraderProcess, answer: str, reference: str) -> float:
+    """As `correct`, but a deadline that a busy machine missed is no answer."""
+    while True:
+        graded = await grader.grade("math", answer, {"answer": reference})
+        assert not isinstance(graded, Ungraded), graded
+        if "deadline_missed" not in graded:
+            return graded["correct"]
+
+
+async def test_a_hostile_answer_is_wrong_and_harms_no_other(
+    hasty: GraderProcess, tmp_path: Path
 ) -> None:
     marker = tmp_path / "marker"
     for name, answer in HOSTILE.items():
-        started = time.monotonic()
-        graded = await grader.grade(
-            "math", answer.replace("{marker}", str(marker)), {"answer": "5"}
-        )
+        graded = await hasty.grade("math", answer.replace("{marker}", str(marker)), {"answer": "5"})
         assert not isinstance(graded, Ungraded), name
         assert graded["correct"] == 0.0, name
-        assert time.monotonic() - started < DEADLINE_SECONDS + 5.0, name
-        assert await correct(grader, r"\boxed{5}", "5") == 1.0, f"after {name}"
+        assert await correct_in_the_end(hasty, r"\boxed{5}", "5") == 1.0, f"after {name}"
     assert not marker.exists()
 
 
-async def test_a_missed_deadline_is_the_answers_fault(grader: GraderProcess) -> None:
-    graded = await grader.grade("math", HOSTILE["tower of powers"], {"answer": "5"})
+async def test_a_missed_deadline_is_the_answers_fault(hasty: GraderProcess) -> None:
+    graded = await hasty.grade("math", HOSTILE["tower of powers"], {"answer": "5"})
     assert graded == {"correct": 0.0, "deadline_missed": 1.0}
 
 
@@ -78,29 +102,24 @@ async def test_a_reference_that_cannot_be_read_is_ungraded(
 
 async def test_killing_the_child_or_the_supervisor_costs_no_verdict(grader: GraderProcess) -> None:
     for _ in range(2):
-        supervisor = _descendants(os.getpid(), b"rewards.supervisor")
-        os.kill(supervisor[-1], signal.SIGKILL)  # the child, while idle
+        await kill_child(grader)
         assert await correct(grader, r"\boxed{5}", "5") == 1.0
-    os.kill(_descendants(os.getpid(), b"rewards.supervisor")[0], signal.SIGKILL)
+    os.kill(supervisor(grader), signal.SIGKILL)
     assert await correct(grader, r"\boxed{5}", "5") == 1.0
 
 
 async def test_killing_the_child_once_in_the_middle_of_a_grading_costs_no_verdict(
     grader: GraderProcess,
 ) -> None:
-    grading = asyncio.create_task(grader.grade("math", HOSTILE["plain tower"], {"answer": "5"}))
-    await asyncio.sleep(0.5)
-    os.kill(_descendants(os.getpid(), b"rewards.supervisor")[-1], signal.SIGKILL)
-    graded = await grading
-    assert not isinstance(graded, Ungraded)
-    assert graded["correct"] == 0.0
+    grading = asyncio.create_task(grader.grade("math", SLOW, {"answer": "5"}))
+    await kill_child(grader, used_seconds=0.05)
+    assert await grading == {"correct": 0.0}
 
 
 async def test_a_child_that_dies_twice_is_ungraded(grader: GraderProcess) -> None:
     grading = asyncio.create_task(grader.grade("math", HOSTILE["plain tower"], {"answer": "5"}))
     for _ in range(2):
-        await asyncio.sleep(0.5)
-        os.kill(_descendants(os.getpid(), b"rewards.supervisor")[-1], signal.SIGKILL)
+        await kill_child(grader, used_seconds=0.05)
     graded = await grading
     assert isinstance(graded, Ungraded)
     assert "signal 9" in graded.cause
@@ -108,7 +127,7 @@ async def test_a_child_that_dies_twice_is_ungraded(grader: GraderProcess) -> Non
 
 async def test_a_cancelled_grading_does_not_answer_the_next(grader: GraderProcess) -> None:
     grading = asyncio.create_task(grader.grade("math", HOSTILE["plain tower"], {"answer": "5"}))
-    await asyncio.sleep(0.3)
+    await used_by_child(grader, 0.05)
     grading.cancel()
     with pytest.raises(asyncio.CancelledError):
         await grading
@@ -124,29 +143,40 @@ async def test_many_gradings_at_once_get_their_own_answers(grader: GraderProcess
 
 
 async def test_closing_leaves_no_process() -> None:
-    others = _descendants(os.getpid(), b"rewards.supervisor")
-    process = GraderProcess(["math"], deadline_seconds=DEADLINE_SECONDS)
+    process = GraderProcess(["math"], deadline_seconds=PATIENT_SECONDS)
     await process.start()
-    started = set(_descendants(os.getpid(), b"rewards.supervisor")) - set(others)
+    started = [supervisor(process), *children(process)]
     assert len(started) == 2
     await process.close()
-    for _ in range(100):
-        if not any(map(_exists, started)):
-            return
-        await asyncio.sleep(0.05)
-    pytest.fail("the grader's child outlives it")
+    await until(lambda: not any(map(exists, started)), what="the grader's child ends with it")
 
 
-def _exists(pid: int) -> bool:
+def exists(pid: int) -> bool:
     return Path(f"/proc/{pid}").exists()
 
 
-def _descendants(pid: int, command: bytes) -> list[int]:
-    """Processes below `pid` with `command` in their command line, parents first."""
-    found: list[int] = []
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, children.read_text().split()):
-            if command in Path(f"/proc/{child}/cmdline").read_bytes():
-                found.append(child)
-            found += _descendants(child, command)
-    return found
+def supervisor(grader: GraderProcess) -> int:
+    assert grader._process is not None
+    return grader._process.pid
+
+
+def children(grader: GraderProcess) -> list[int]:
+    (path,) = Path(f"/proc/{supervisor(grader)}/task").glob("*/children")
+    return [int(pid) for pid in path.read_text().split()]
+
+
+async def used_by_child(grader: GraderProcess, seconds: float) -> int:
+    """Wait until the child has used so much more processor time; return it."""
+    await until(lambda: len(children(grader)) == 1, what="there is a child")
+    (pid,) = children(grader)
+    before = tree_cpu_seconds([pid])
+    await until(lambda: tree_cpu_seconds([pid]) >= before + seconds, what="the child is at work")
+    return pid
+
+
+async def kill_child(grader: GraderProcess, *, used_seconds: float = 0.0) -> None:
+    """Kill the child, in the midst of its work where it must have used some; wait for the next."""
+    pid = await used_by_child(grader, used_seconds)
+    os.kill(pid, signal.SIGKILL)
+    if used_seconds:
+        await until(lambda: not exists(pid), what="the supervisor buries its child")

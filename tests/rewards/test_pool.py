@@ -16,6 +16,7 @@ from cispo.types import Graded, Message, Rollout, Task, Ungraded, Verdict
 from rewards.pool import RewardPool
 from sandboxes.bubblewrap import BubblewrapSandbox
 from tests.fakes import FakeProgress, make_rollout
+from tests.waiting import until
 
 SERVER = b"sandboxes.inside.zygote"
 """In the command line of every fork server, of the jail around it, and of what it forks."""
