@@ -81,12 +81,17 @@ def _grouped_experts(
     gate_up_proj: Tensor,
     down_proj: Tensor,
 ) -> Tensor:
-    """The same as `native_experts`, with torch's grouped matrix products."""
-    groups = ends.to(torch.int32)
+    """The same as `native_experts`, with torch's grouped matrix products.
+
+    Results of bfloat16 operands are float32 on CPUs, and rounded on CUDA, where torch's grouped
+    product knows nothing else.
+    """
+    groups, narrow = ends.to(torch.int32), x.dtype
+    wide = narrow if x.is_cuda else torch.promote_types(narrow, torch.float32)
     inputs = _Dispatch.apply(x, order, places, weights.shape[1])  # type: ignore[no-untyped-call]
-    gate_up = F.grouped_mm(inputs, gate_up_proj.transpose(1, 2), offs=groups)
-    inner = _SwiGlu.apply(gate_up)  # type: ignore[no-untyped-call]
-    outputs = F.grouped_mm(inner, down_proj.transpose(1, 2), offs=groups)
+    gate_up = F.grouped_mm(inputs.to(wide), gate_up_proj.to(wide).transpose(1, 2), offs=groups)
+    inner = _SwiGlu.apply(gate_up).to(narrow).to(wide)  # type: ignore[no-untyped-call]
+    outputs = F.grouped_mm(inner, down_proj.to(wide).transpose(1, 2), offs=groups)
     combined: Tensor = _Combine.apply(  # type: ignore[no-untyped-call]
         outputs, weights, order, places
     )

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cispo.policy.lightning.projection import product, widened
 from cispo.policy.lightning.second_derivative import refuse_second_derivative
 
 _SLAB_BYTES = 2**20
@@ -34,10 +35,15 @@ class _FeedForward(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, gate_up_proj: Tensor, down_proj: Tensor) -> Tensor:
         gate_up = x.new_empty(len(x), len(gate_up_proj))
-        output = torch.empty_like(x)
+        output = torch.empty_like(widened(x))
         for part in _slabs(gate_up):
-            torch.mm(x[part], gate_up_proj.t(), out=gate_up[part])
-            torch.mm(swiglu(gate_up[part]), down_proj.t(), out=output[part])
+            if x.dtype == torch.bfloat16:
+                wide = product(x[part], gate_up_proj.t())
+                gate_up[part] = wide  # rounded for the backward pass alone
+                output[part] = product(swiglu(wide).to(x.dtype), down_proj.t())
+            else:
+                torch.mm(x[part], gate_up_proj.t(), out=gate_up[part])
+                torch.mm(swiglu(gate_up[part]), down_proj.t(), out=output[part])
         ctx.save_for_backward(x, gate_up, gate_up_proj, down_proj)
         return output
 
@@ -45,6 +51,7 @@ class _FeedForward(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         refuse_second_derivative()
         x, gate_up, gate_up_proj, down_proj = ctx.saved_tensors
+        grad = grad.to(x.dtype)
         grad_x = torch.empty_like(x)
         grad_gate_up_proj = torch.zeros_like(gate_up_proj)
         grad_down_proj = torch.zeros_like(down_proj)
@@ -59,9 +66,10 @@ class _FeedForward(torch.autograd.Function):
 
 
 def feed_forward(x: Tensor, gate_up_proj: Tensor, down_proj: Tensor) -> Tensor:
-    """Run x [N, d] through w1 over w3 [2 I, d] and w2 [d, I]."""
+    """Run x [N, d] through w1 over w3 [2 I, d] and w2 [d, I]; of bfloat16 the result is float32."""
     if (
-        not torch.is_grad_enabled()
+        x.dtype != torch.bfloat16
+        and not torch.is_grad_enabled()
         and gate_up_proj.shape[0] * len(x) * x.element_size() <= _SLAB_BYTES
     ):
         return F.linear(swiglu(F.linear(x, gate_up_proj)), down_proj)

@@ -44,7 +44,7 @@ class LightningAttention(nn.Module):
         return_state: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
         """Attend over packed x [T, d] from states [S, H, D, D]; see `lightning_attention`."""
-        qkv = F.silu(self.qkv_proj(x)).view(len(x), self.num_heads, 3, self.head_dim)
+        qkv = self._qkv(x).view(len(x), self.num_heads, 3, self.head_dim)
         o, state = lightning_attention(
             qkv,
             self.slopes,
@@ -62,12 +62,16 @@ class LightningAttention(nn.Module):
         S += k v^T - (1 - lambda) S, because lambda rounded to float32 drifts over long sequences.
         """
         N, H, D = len(state), self.num_heads, self.head_dim
-        qkv = F.silu(self.qkv_proj(x)[:N].float()).view(N, H, 3, D)
+        qkv = self._qkv(x)[:N].float().view(N, H, 3, D)
         q, k, v = qkv.unbind(2)
         loss = decay_tables(self.slopes, 1, torch.float32, x.device).loss
         state.addcmul_(state, loss)
         state.addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
         o = torch.bmm(q.reshape(N * H, 1, D), state.view(N * H, D, D)).view(N, H * D)
-        gated = self.norm(o, self.output_gate(x)[:N])
+        gated = self.norm(o.to(self.out_proj.weight.dtype), self.output_gate(x)[:N])
         y: Tensor = self.out_proj(pad_rows(gated, len(x)))
         return y
+
+    def _qkv(self, x: Tensor) -> Tensor:
+        """Queries, keys and values, rounded to the weights' dtype: they are operands."""
+        return F.silu(self.qkv_proj(x)).to(self.qkv_proj.weight.dtype)

@@ -11,7 +11,7 @@ from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.layout import BucketLayout, pad_rows
 from cispo.policy.lightning.pages import PAGE, append, gather
 from cispo.policy.lightning.prefill import Prefill
-from cispo.policy.lightning.projection import Projection
+from cispo.policy.lightning.projection import Projection, product
 from cispo.policy.lightning.rotary import Rotation, rotate
 
 _QUERY_BLOCK = 128
@@ -92,11 +92,15 @@ class SoftmaxAttention(nn.Module):
         self.o_proj = Projection(inner, width)
 
     def project(self, x: Tensor, by: Rotation) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries [N, H, D], keys and values [N, KVH, D] of x [N, d], queries and keys rotated."""
+        """Queries [N, H, D], keys and values [N, KVH, D] of x [N, d], queries and keys rotated.
+
+        They are operands: rounded to the weights' dtype.
+        """
+        dtype = self.q_proj.weight.dtype
         q = self.q_proj(x).view(len(x), self.num_heads, -1)
         k = self.k_proj(x).view(len(x), self.num_kv_heads, -1)
         v = self.v_proj(x).view(len(x), self.num_kv_heads, -1)
-        return rotate(q, by), rotate(k, by), v
+        return rotate(q, by).to(dtype), rotate(k, by).to(dtype), v.to(dtype)
 
     def forward(self, x: Tensor, by: Rotation, queries: BucketLayout, keys: BucketLayout) -> Tensor:
         """Attend over packed x [T, d]; return the output [T, d]."""
@@ -116,7 +120,7 @@ class SoftmaxAttention(nn.Module):
                 q[of.tokens], k[of.tokens], v[of.tokens], queries=of.queries, keys=of.keys
             )
         for part in plan.continued:
-            keys, values = gather(pages, part.table)
+            keys, values = (cached.to(q.dtype) for cached in gather(pages, part.table))
             output[part.tokens] = continued_attention(q[part.tokens], keys, values, seen=part.seen)
         y: Tensor = self.o_proj(output.flatten(1))
         return y
@@ -135,12 +139,12 @@ class SoftmaxAttention(nn.Module):
         H, D = q.shape[1:]
         page = table.gather(1, (lengths // PAGE).view(-1, 1))[:, 0]
         append(pages, page, lengths % PAGE, (k, v))
-        keys, values = gather(pages, table)
+        keys, values = (cached.to(q.dtype) for cached in gather(pages, table))
         grouped = q.reshape(N * self.num_kv_heads, H // self.num_kv_heads, D)
-        scores = torch.bmm(grouped, keys.flatten(0, 1).transpose(1, 2)).float().mul_(D**-0.5)
+        scores = product(grouped, keys.flatten(0, 1).transpose(1, 2)).mul_(D**-0.5)
         future = torch.arange(keys.shape[2], device=x.device) > lengths.view(-1, 1)
         scores.view(N, H, -1).masked_fill_(future.unsqueeze(1), -torch.inf)
-        output = torch.bmm(torch.softmax(scores, dim=-1).to(values.dtype), values.flatten(0, 1))
+        output = product(torch.softmax(scores, dim=-1).to(values.dtype), values.flatten(0, 1))
         y: Tensor = self.o_proj(pad_rows(output.view(N, H * D), len(x)))
         return y
 

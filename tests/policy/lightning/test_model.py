@@ -161,14 +161,14 @@ def test_bfloat16_weights_train_and_stay_near_float32(lightning):
     scores = rounded(ids, ends, actions(ends))
     (scores.logprobs.sum() + scores.aux_loss).backward()
     assert scores.logprobs.dtype == torch.float32
-    # 0.008 here, 0.015 with a stream between the layers that is bfloat16 as well
+    # 0.015 with a stream between the layers that is bfloat16 as well
     assert (scores.logprobs - expected).abs().mean() < 0.011
     assert all(p.grad.dtype == torch.bfloat16 for p in rounded.parameters())
     assert all(torch.isfinite(p.grad).all() for p in rounded.parameters())
 
 
 @pytest.mark.parametrize("experts", [1, 3])
-def test_in_bfloat16_only_operands_and_results_of_products_are_bfloat16(lightning, experts):
+def test_in_bfloat16_only_operands_of_products_are_bfloat16(lightning, experts):
     model = lightning.model(num_local_experts=experts, num_experts_per_tok=min(experts, 2))
     model = model.to(torch.bfloat16)
     found = {}
@@ -183,7 +183,9 @@ def test_in_bfloat16_only_operands_and_results_of_products_are_bfloat16(lightnin
         for norm in (f"{layer}.input_layernorm", f"{layer}.post_attention_layernorm"):
             assert [tensor.dtype for tensor in found[norm]] == [torch.float32] * 2
     assert found["model.norm"][1].dtype == torch.float32
-    assert found["model.layers.0.self_attn.qkv_proj"][1].dtype == torch.bfloat16
+    assert found["model.layers.0.self_attn.qkv_proj"][1].dtype == torch.float32
+    gated, output = found["model.layers.0.self_attn.out_proj"]
+    assert (gated.dtype, output.dtype) == (torch.bfloat16, torch.float32)
     if experts > 1:
         gate = found["model.layers.0.block_sparse_moe.gate"]
         assert [tensor.dtype for tensor in gate] == [torch.float32] * 2
