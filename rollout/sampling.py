@@ -88,20 +88,12 @@ def sample(
     Raises:
         NonFiniteLogitsError: A row has a NaN or no finite largest logit.
     """
-    drawn, full, total, rows = (_drawn_natively if kernels == "native" else _drawn_by_torch)(
-        logits, noise, settings
-    )
-    full.clamp_(max=0.0)
-    if rows is None:
-        logprobs = full.float()
-        return Drawn(drawn, logprobs, logprobs)
-    of, kept_logprobs = settings.rows(rows), full.clone()
-    scaled, peak = _scaled(logits[rows], of.temperature)
-    mass = _exp_shifted(scaled, peak)[:, : logits.shape[1]]
-    drawn[rows], kept = draw_truncated(mass, total[rows], noise[rows], of, kernels=kernels)
-    full[rows] = _logprobs(scaled, peak, drawn[rows], total[rows])
-    kept_logprobs[rows] = full[rows] - (kept / total[rows]).log()
-    return Drawn(drawn, kept_logprobs.clamp_(max=0.0).float(), full.float())
+    if kernels == "native":
+        *drawn, bad_row = native_draw(logits, noise, *settings)
+        if bad_row >= 0:
+            raise NonFiniteLogitsError(bad_row)
+        return Drawn(*drawn)
+    return _sample_by_torch(logits, noise, settings)
 
 
 def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -117,33 +109,24 @@ def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, 
     return values, ids
 
 
-class _Untruncated(NamedTuple):
-    """Tokens, log-probabilities in float64, sums of e^(logit - highest), and rows to truncate."""
-
-    token_ids: Tensor
-    logprobs: Tensor
-    total: Tensor
-    truncated_rows: Tensor | None
-
-
-def _drawn_by_torch(logits: Tensor, noise: Tensor, settings: SamplingRows) -> _Untruncated:
+def _sample_by_torch(logits: Tensor, noise: Tensor, settings: SamplingRows) -> Drawn:
     scaled, peak = _scaled(logits, settings.temperature)
     drawn, total = _invert(_exp_shifted(scaled, peak), noise)
     finite = torch.isfinite(total)
     if not bool(finite.all()):
         raise NonFiniteLogitsError(int((~finite).nonzero()[0, 0]))
+    full = _logprobs(scaled, peak, drawn, total)
     rows = _truncated_rows(settings)
-    return _Untruncated(
-        drawn, _logprobs(scaled, peak, drawn, total), total, rows if len(rows) else None
-    )
-
-
-def _drawn_natively(logits: Tensor, noise: Tensor, settings: SamplingRows) -> _Untruncated:
-    drawn = native_draw(logits, noise, *settings)
-    if drawn.bad_row >= 0:
-        raise NonFiniteLogitsError(drawn.bad_row)
-    rows = _truncated_rows(settings) if drawn.truncates else None
-    return _Untruncated(drawn.token_ids, drawn.logprobs, drawn.totals, rows)
+    if len(rows) == 0:
+        logprobs = full.clamp_(max=0.0).float()
+        return Drawn(drawn, logprobs, logprobs)
+    of, kept_logprobs = settings.rows(rows), full.clone()
+    scaled, peak = scaled[rows], peak[rows]
+    mass = _exp_shifted(scaled, peak)[:, : logits.shape[1]]
+    drawn[rows], kept = draw_truncated(mass, total[rows], noise[rows], of)
+    full[rows] = _logprobs(scaled, peak, drawn[rows], total[rows])
+    kept_logprobs[rows] = full[rows] - (kept / total[rows]).log()
+    return Drawn(drawn, kept_logprobs.clamp_(max=0.0).float(), full.clamp_(max=0.0).float())
 
 
 def _truncated_rows(settings: SamplingRows) -> Tensor:

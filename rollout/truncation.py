@@ -6,8 +6,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cispo.policy.lightning.native.truncation import native_draw_truncated
-
 _CANDIDATES = (64, 1024)
 """How many of the likeliest tokens are looked at first; nearly every row is settled by them."""
 
@@ -39,8 +37,6 @@ def draw_truncated(
     total: Tensor,
     noise: Tensor,
     settings: SamplingRows,
-    *,
-    kernels: str = "torch",
 ) -> tuple[Tensor, Tensor]:
     """Draw one token a row from what top-k, top-p and min-p keep.
 
@@ -52,16 +48,12 @@ def draw_truncated(
         total: [N] float64, their sums.
         noise: [N] float64 in [0, 1).
         settings: One row each.
-        kernels: `native` does it with compiled code, on CPU; the same tokens but for rounding.
 
     Returns:
         The tokens [N] int64, and the kept mass [N] float64.
     """
     vocabulary = mass.shape[1]
     top_k = torch.where(settings.top_k > 0, settings.top_k.clamp(max=vocabulary), vocabulary)
-    if kernels == "native":
-        knobs = {"top_p": settings.top_p, "top_k": top_k, "min_p": settings.min_p}
-        return native_draw_truncated(mass, total, noise, **knobs)
     drawn, kept = torch.empty_like(top_k), torch.empty_like(total)
     rows = torch.arange(len(mass), device=mass.device)
     for count in (*_CANDIDATES, vocabulary):

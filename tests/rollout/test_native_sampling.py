@@ -40,13 +40,21 @@ def _settings(rows, *, temperature=1.0, top_p=1.0, top_k=0, min_p=0.0):
 def test_the_cumulative_distribution_is_inverted():
     logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().repeat(6, 1)
     noise = torch.tensor([0.0, 0.09, 0.11, 0.31, 0.59, 0.61], dtype=torch.float64)
-    tokens, logprobs, totals, bad_row, truncates = native_draw(logits, noise, *_settings(6))
+    tokens, logprobs, full_logprobs, bad_row = native_draw(logits, noise, *_settings(6))
     assert bad_row == -1
-    assert not truncates
     assert tokens.tolist() == [0, 0, 1, 2, 2, 3]
     expected = [math.log((0.1, 0.2, 0.3, 0.4)[token]) for token in tokens.tolist()]
     assert logprobs.tolist() == pytest.approx(expected, abs=1e-6)
-    assert totals.tolist() == pytest.approx([2.5] * 6)  # 1 / 0.4
+    assert torch.equal(full_logprobs, logprobs)
+
+
+def test_of_what_truncation_keeps_the_cumulative_distribution_is_inverted():
+    logits = torch.tensor([[0.1, 0.2, 0.3, 0.4]]).log().repeat(4, 1)
+    noise = torch.tensor([0.0, 0.57, 0.58, 0.999], dtype=torch.float64)
+    tokens, logprobs, full_logprobs, _ = native_draw(logits, noise, *_settings(4, top_p=0.65))
+    assert tokens.tolist() == [3, 3, 2, 2]  # 0.4 and 0.3 are kept, and ranked
+    assert full_logprobs.exp().tolist() == pytest.approx([0.4, 0.4, 0.3, 0.3])
+    assert logprobs.exp().tolist() == pytest.approx([4 / 7, 4 / 7, 3 / 7, 3 / 7])
 
 
 @pytest.mark.parametrize("vocabulary", [1, 5, 127, 128, 129, 1000, 4096])
@@ -76,8 +84,9 @@ def test_a_row_is_drawn_to_the_same_bits_in_any_company(threads):
     logits, noise = _logits(70, 40_000), _noise(70)
     settings = _settings(70)
     settings.temperature.copy_(torch.linspace(0.5, 2.0, 70))
+    settings.top_p[33], settings.top_k[50], settings.min_p[69] = 0.9, 20, 0.01
     together = native_draw(logits, noise, *settings)[:3]
-    for row in (0, 33, 69):
+    for row in (0, 33, 50, 69):
         part = slice(row, row + 1)
         alone = native_draw(logits[part], noise[part], *(column[part] for column in settings))[:3]
         for mine, ours in zip(alone, together, strict=True):

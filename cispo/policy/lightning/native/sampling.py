@@ -1,6 +1,7 @@
 """Draws tokens from logits with compiled code; see sampling.cpp."""
 
 import ctypes
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -8,23 +9,24 @@ from torch import Tensor
 
 from cispo.policy.lightning.native.build import require_native
 
+_DTYPES = (torch.float64, torch.float32, torch.float64, torch.int64, torch.float32)
+"""Of the noise and of the four settings."""
+
 
 class NativeDrawn(NamedTuple):
-    """One token a row, of all that the vocabulary holds.
+    """One token a row.
 
     Attributes:
         token_ids: [N] int64.
-        logprobs: [N] float64, in nats.
-        totals: [N] float64 sums of e^(logit / temperature - highest).
+        logprobs: [N] float32 in nats, after temperature and truncation.
+        full_logprobs: [N] float32 in nats, after temperature and before truncation.
         bad_row: The first row whose logits are no distribution, or -1.
-        truncates: Whether a row's settings keep only likely tokens, which is not done here.
     """
 
     token_ids: Tensor
     logprobs: Tensor
-    totals: Tensor
+    full_logprobs: Tensor
     bad_row: int
-    truncates: bool
 
 
 def native_draw(
@@ -35,15 +37,15 @@ def native_draw(
     top_k: Tensor,
     min_p: Tensor,
 ) -> NativeDrawn:
-    """Invert each row's cumulative distribution; a row is computed by itself.
+    """Invert each row's cumulative distribution of what it keeps; a row is computed by itself.
 
     Args:
         logits: [N, V] float32 on CPU.
         noise: [N] float64 in [0, 1).
         temperature: [N] float32, > 0.
-        top_p: [N] float64.
-        top_k: [N] int64.
-        min_p: [N] float32.
+        top_p: [N] float64 in (0, 1].
+        top_k: [N] int64; 0 keeps all.
+        min_p: [N] float32 in [0, 1).
 
     Raises:
         ConfigError: The kernels cannot be built here.
@@ -51,18 +53,15 @@ def native_draw(
     """
     N, V = logits.shape
     token_ids = torch.empty(N, dtype=torch.int64)
-    logprobs, totals = torch.empty(2, N, dtype=torch.float64)
-    truncates = ctypes.c_int64()
+    logprobs, full_logprobs = torch.empty(N), torch.empty(N)
     columns = (noise, temperature, top_p, top_k, min_p)
-    wanted = (torch.float64, torch.float32, torch.float64, torch.int64, torch.float32)
-    bad_row = require_native().cispo_draw(
-        _address(logits, torch.float32, N * V), ctypes.c_int64(N), ctypes.c_int64(V),
-        *(_address(column, dtype, N) for column, dtype in zip(columns, wanted, strict=True)),
-        ctypes.c_int64(torch.get_num_threads()), ctypes.c_void_p(token_ids.data_ptr()),
-        ctypes.c_void_p(logprobs.data_ptr()), ctypes.c_void_p(totals.data_ptr()),
-        ctypes.byref(truncates),
+    bad_row = _kernels().cispo_draw(
+        _address(logits, torch.float32, N * V), N, V,
+        *[_address(column, dtype, N) for column, dtype in zip(columns, _DTYPES, strict=True)],
+        torch.get_num_threads(), token_ids.data_ptr(), logprobs.data_ptr(),
+        full_logprobs.data_ptr(),
     )  # fmt: skip
-    return NativeDrawn(token_ids, logprobs, totals, bad_row, bool(truncates.value))
+    return NativeDrawn(token_ids, logprobs, full_logprobs, bad_row)
 
 
 def native_uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
@@ -74,14 +73,23 @@ def native_uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
     """
     N = len(seeds)
     noise = torch.empty(N, dtype=torch.float64)
-    require_native().cispo_uniforms(
-        _address(seeds, torch.int64, N), _address(positions, torch.int64, N), ctypes.c_int64(N),
-        ctypes.c_void_p(noise.data_ptr()),
-    )  # fmt: skip
+    _kernels().cispo_uniforms(
+        _address(seeds, torch.int64, N), _address(positions, torch.int64, N), N, noise.data_ptr()
+    )
     return noise
 
 
-def _address(tensor: Tensor, dtype: torch.dtype, count: int) -> ctypes.c_void_p:
+@lru_cache(maxsize=1)
+def _kernels() -> ctypes.CDLL:
+    """The kernels, told what their functions take, so that numbers need not be wrapped."""
+    library, pointer, count = require_native(), ctypes.c_void_p, ctypes.c_int64
+    library.cispo_draw.argtypes = (pointer, count, count, *[pointer] * 5, count, *[pointer] * 3)
+    library.cispo_draw.restype = count
+    library.cispo_uniforms.argtypes = (pointer, pointer, count, pointer)
+    return library
+
+
+def _address(tensor: Tensor, dtype: torch.dtype, count: int) -> int:
     """Where a tensor lies that the compiled code can read."""
     if tensor.dtype != dtype or tensor.numel() != count or not tensor.is_contiguous():
         raise ValueError(
@@ -90,4 +98,4 @@ def _address(tensor: Tensor, dtype: torch.dtype, count: int) -> ctypes.c_void_p:
         )
     if tensor.device.type != "cpu":
         raise ValueError(f"native sampling runs on cpu, not {tensor.device}")
-    return ctypes.c_void_p(tensor.data_ptr())
+    return tensor.data_ptr()

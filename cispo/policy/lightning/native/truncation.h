@@ -3,19 +3,27 @@
 // Tokens are ranked by mass, equal ones by id. They are counted in buckets of similar mass, and only
 // the buckets in which something is decided are ranked: where top-k cuts, where top-p cuts, and where
 // the drawn token lies. Sums run from bucket to bucket in float64.
+#pragma once
+
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
-#include "threads.h"
-
-namespace {
+namespace cispo {
 
 constexpr int kShift = 18;  // 5 bits of mantissa: masses within 3%
 constexpr int32_t kBuckets = (0x3F800000 >> kShift) + 2;  // up to a mass of 1, or little more
-constexpr int64_t kMassesAThread = 1 << 20;  // fewer do not pay for a thread
+
+// What a row keeps.
+struct Truncation {
+    double top_p;
+    int64_t top_k;  // 0 keeps all
+    float min_p;
+
+    bool cuts() const { return top_p < 1.0 || top_k > 0 || min_p > 0.0f; }
+};
 
 struct Ranked {
     float mass;
@@ -31,11 +39,27 @@ struct Place {
     double until;  // mass of all these
 };
 
-class Rows {
+class Ranking {
   public:
-    explicit Rows(int64_t vocabulary)
+    explicit Ranking(int64_t vocabulary)
         : vocabulary_(vocabulary), bucket_(vocabulary), counts_(kBuckets), sums_(kBuckets) {}
 
+    // Draw from what is kept of masses [vocabulary] that are not negative and whose sum is `total`;
+    // noise in [0, 1). `kept` becomes the mass of what is kept.
+    int64_t draw(const float* mass, double total, double noise, const Truncation& keep,
+                 double* kept) {
+        read(mass);
+        Place end = {lowest_, counts_[lowest_], total};
+        if (keep.top_k > 0 && keep.top_k < vocabulary_) end = kth(keep.top_k);
+        const double limit = keep.top_p < 1.0 ? keep.top_p * end.until : INFINITY;
+        const float least =
+            keep.min_p > 0.0f ? keep.min_p * *std::max_element(mass, mass + vocabulary_) : 0.0f;
+        if (keep.top_p < 1.0 || keep.min_p > 0.0f) end = cut(limit, least, end);
+        *kept = end.until;
+        return at(noise * end.until, end);
+    }
+
+  private:
     // count the tokens of a row
     void read(const float* mass) {
         std::fill(counts_.begin() + lowest_, counts_.end(), 0);
@@ -51,9 +75,6 @@ class Rows {
         for (int64_t token = 0; token < vocabulary_; ++token)
             lowest_ = std::min<int64_t>(lowest_, bucket_[token]);
     }
-
-    // all tokens
-    Place whole(double total) const { return {lowest_, counts_[lowest_], total}; }
 
     // the k-th token
     Place kth(int64_t k) {
@@ -104,7 +125,6 @@ class Rows {
         return members_[member].token;
     }
 
-  private:
     static int32_t bucket_of(float mass) {
         int32_t bits;
         std::memcpy(&bits, &mass, sizeof bits);
@@ -133,32 +153,4 @@ class Rows {
     std::vector<Ranked> members_;
 };
 
-}  // namespace
-
-extern "C" {
-
-// mass [rows][vocabulary], not negative, and its sums total [rows]; noise [rows] in [0, 1); top_k
-// [rows] in 1 .. vocabulary; kept [rows] gets the mass of what is kept
-void cispo_draw_truncated(const float* mass, int64_t rows, int64_t vocabulary, const double* total,
-                          const double* noise, const double* top_p, const int64_t* top_k,
-                          const float* min_p, int64_t threads, int64_t* tokens, double* kept) {
-    const int64_t most = std::max<int64_t>(1, rows * vocabulary / kMassesAThread);
-    const int64_t workers = std::max<int64_t>(1, std::min({threads, most, rows}));
-    cispo::split(rows, workers, [&](ptrdiff_t first, ptrdiff_t last) {
-        Rows row(vocabulary);
-        for (ptrdiff_t r = first; r < last; ++r) {
-            const float* here = mass + r * vocabulary;
-            row.read(here);
-            Place end = row.whole(total[r]);
-            if (top_k[r] < vocabulary) end = row.kth(top_k[r]);
-            const double limit = top_p[r] < 1.0 ? top_p[r] * end.until : INFINITY;
-            const float least =
-                min_p[r] > 0.0f ? min_p[r] * *std::max_element(here, here + vocabulary) : 0.0f;
-            if (top_p[r] < 1.0 || min_p[r] > 0.0f) end = row.cut(limit, least, end);
-            tokens[r] = row.at(noise[r] * end.until, end);
-            kept[r] = end.until;
-        }
-    });
-}
-
-}  // extern "C"
+}  // namespace cispo
