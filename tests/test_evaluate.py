@@ -6,6 +6,7 @@ import pytest
 from cispo.errors import RolloutError, UngradedError
 from cispo.evaluate import HeldOutEvaluator, describe_heldout, pass_at_k
 from tests.fakes import FakeEngine, FakeProgress, FakeVerifier, make_group, make_task
+from tests.waiting import PATIENCE_SECONDS
 
 
 def make_evaluator(
@@ -96,9 +97,9 @@ async def test_progress_counts_tasks() -> None:
 
 async def test_an_error_ends_the_evaluation_at_once_and_cancels_the_rest() -> None:
     engine = FakeEngine(
-        latency=lambda task: 0.0 if task == "task-1" else 60.0,
+        latency=lambda task: 0.0 if task == "task-1" else 3600.0,
         fails={"task-1": RolloutError("no actor left")},
     )
     with pytest.raises(RolloutError):
-        await asyncio.wait_for(make_evaluator(engine).evaluate(), timeout=5)
+        await asyncio.wait_for(make_evaluator(engine).evaluate(), timeout=PATIENCE_SECONDS)
     assert engine.num_active == 0

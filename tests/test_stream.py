@@ -1,6 +1,7 @@
 import asyncio
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -10,7 +11,7 @@ from cispo.drops import DropReason, drop_reason
 from cispo.errors import NoSignal, RolloutError, UngradedError
 from cispo.seeding import stream_seed
 from cispo.stream import OrderedStream
-from cispo.types import Group, Task
+from cispo.types import Group, Rollout, Task
 from tests.fakes import (
     FakeEngine,
     FakeProgress,
@@ -20,6 +21,7 @@ from tests.fakes import (
     make_group,
     make_task,
 )
+from tests.waiting import PATIENCE_SECONDS, until
 
 ALWAYS_SIGNAL = lambda _, member: float(member % 2)  # noqa: E731
 
@@ -207,11 +209,11 @@ async def test_drops_with_signal_between_them_do_not_stop_the_run() -> None:
 
 
 async def test_a_slow_first_task_does_not_let_later_drops_spin_for_ever() -> None:
-    engine = FakeEngine(latency=lambda task: 60.0 if task == "task-0" else 0.0)
+    engine = FakeEngine(latency=lambda task: 3600.0 if task == "task-0" else 0.0)
     stream = make_stream(engine, judge=lambda *_: 0.0, max_consecutive_drops=6)
     async with stream:
         with pytest.raises(NoSignal, match="6 all_wrong"):
-            await asyncio.wait_for(stream.take(), timeout=5)
+            await asyncio.wait_for(stream.take(), timeout=PATIENCE_SECONDS)
     assert engine.num_active == 0
 
 
@@ -248,17 +250,17 @@ async def test_a_total_outage_is_called_an_outage_and_not_a_lack_of_signal() -> 
     stream = make_stream(FakeEngine(), judge=lambda *_: None, max_consecutive_drops=100)
     async with stream:
         with pytest.raises(UngradedError):
-            await asyncio.wait_for(stream.take(), timeout=5)
+            await asyncio.wait_for(stream.take(), timeout=PATIENCE_SECONDS)
 
 
 async def test_an_error_while_sampling_reaches_take_at_once_and_cancels_the_rest() -> None:
     engine = FakeEngine(
-        latency=lambda task: 0.0 if task == "task-2" else 60.0,
+        latency=lambda task: 0.0 if task == "task-2" else 3600.0,
         fails={"task-2": RolloutError("no actor left")},
     )
     async with make_stream(engine) as stream:
         with pytest.raises(RolloutError, match="no actor left"):
-            await asyncio.wait_for(stream.take(), timeout=5)
+            await asyncio.wait_for(stream.take(), timeout=PATIENCE_SECONDS)
     assert engine.num_active == 0
 
 
@@ -275,7 +277,7 @@ async def test_an_error_during_learning_is_raised_by_the_next_take() -> None:
 
 
 async def test_leaving_the_stream_cancels_what_is_still_sampled() -> None:
-    engine = FakeEngine(latency=lambda _: 60.0)
+    engine = FakeEngine(latency=lambda _: 3600.0)
     async with make_stream(engine, max_staleness=1):
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -324,21 +326,34 @@ async def test_nothing_is_sampled_for_iterations_that_will_not_come(max_stalenes
 
 async def test_progress_counts_groups_and_names_the_oldest_task_with_stage_and_age() -> None:
     progress = FakeProgress()
-    engine = FakeEngine(latency=lambda task: 1.3 if task == "task-1" else 0.0)
-    async with make_stream(engine, progress=progress, iterations=1) as stream:
+
+    class SlowEngine(FakeEngine):
+        async def sample(self, task: Task, count: int, *, seed: int) -> Sequence[Rollout]:
+            if task.task_id == "task-1":
+                await until(lambda: bool(progress.waited), what="somebody says what is awaited")
+            return await super().sample(task, count, seed=seed)
+
+    async with make_stream(SlowEngine(), progress=progress, iterations=1) as stream:
         await stream.take()
     assert progress.events == ["start sample 4", "finish sample"]
     assert progress.done == {"sample": 4}
-    assert progress.waited == ["task-1 (sampling 1 s)"]
+    assert re.fullmatch(r"task-1 \(sampling [1-9]\d* s\)", progress.waited[0])
 
 
 async def test_sampling_seconds_count_only_the_time_in_which_something_was_sampled() -> None:
-    weights = FakeWeights(version=1)
-    engine = FakeEngine(weights, latency=lambda _: 0.05)
-    async with make_stream(engine, iterations=2) as stream:
+    now = 100.0
+
+    class TimedEngine(FakeEngine):
+        async def sample(self, task: Task, count: int, *, seed: int) -> Sequence[Rollout]:
+            nonlocal now
+            now += 1.0
+            return await super().sample(task, count, seed=seed)
+
+    async with make_stream(TimedEngine(), iterations=2) as stream:
+        stream._sampler._clock = lambda: now
         await stream.take()
-        await asyncio.sleep(0.3)
-        assert 0.04 < stream.sampling_seconds < 0.25
+        assert stream.sampling_seconds == 4.0
+        now += 1000.0
         stream.release()
         await stream.take()
-        assert 0.04 < stream.sampling_seconds < 0.25
+        assert stream.sampling_seconds == 4.0

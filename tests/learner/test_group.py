@@ -1,6 +1,6 @@
 """The learner as Ray actors: one and several ranks against the reference in this process."""
 
-import time
+import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from tests.learner.tables import (
     tensors,
     with_behaviour,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_session")]
 
@@ -50,7 +51,7 @@ BUDGET = 40
 async def start(
     optimizer: dict[str, Any], *, progress: FakeProgress | None = None, **config: Any
 ) -> LearnerGroup:
-    settings = {"num_ranks": 1, "startup_seconds": 60.0} | config
+    settings = {"num_ranks": 1, "startup_seconds": 200.0} | config
     seconds = settings.pop("startup_seconds")
     return await LearnerGroup.start(
         settings.pop("policy", POLICY),
@@ -130,10 +131,10 @@ async def test_after_a_rank_died_the_error_names_it_and_a_new_group_continues_to
         expected = [await group.step(update) for update in updates[2:]]
         final = await weights(group)
         ray.kill(group._ranks[1])
-        began = time.monotonic()
-        with pytest.raises(LearnerError, match="learner rank 1 of 2 died"):
-            await group.step(updates[0])
-        assert time.monotonic() - began < 15.0
+        # and does not wait for what the other rank waits for: half an hour of the process group
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            with pytest.raises(LearnerError, match="learner rank 1 of 2 died"):
+                await group.step(updates[0])
     finally:
         group.stop()
     norm = by_hand(updates[0])[0]["learn/grad_norm"]

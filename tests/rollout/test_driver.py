@@ -12,6 +12,7 @@ from cispo.types import PolicyVersion
 from rollout.backends.base import Finished, Increment, Request, SamplingParams, StopRules
 from rollout.backends.scripted import ScriptedBackend
 from rollout.driver import Engine, EngineDriver
+from tests.waiting import PATIENCE_SECONDS, until
 
 STOP = 1
 
@@ -56,7 +57,7 @@ class WatchedBackend(ScriptedBackend):
         self._note("step")
         if self.calls.count("step") == self.fails_at:
             raise DivergedError("not finite")
-        assert self.may_step.wait(60), "nobody let the step go on"
+        assert self.may_step.wait(PATIENCE_SECONDS), "nobody let the step go on"
         return super().step()
 
     def load_weights(self, version: PolicyVersion, buckets: object) -> str:
@@ -106,8 +107,7 @@ async def test_the_event_loop_is_free_during_a_step() -> None:
     backend.may_step.clear()
     driver = await drive(backend)
     sampling = asyncio.create_task(driver.sample(asked(driver, 1)))
-    while "step" not in backend.calls:  # noqa: ASYNC110 - the other thread knows no event of ours
-        await asyncio.sleep(0)
+    await until(lambda: "step" in backend.calls, what="the step begins")
     backend.may_step.set()  # nobody could, if the step held the loop
     assert len(await sampling) == 1
     driver.close()
@@ -125,7 +125,7 @@ async def test_tokens_come_while_they_are_sampled() -> None:
 
 
 async def test_a_caller_who_leaves_takes_the_request_along() -> None:
-    backend = WatchedBackend(length=100_000)
+    backend = WatchedBackend(length=100_000, seconds_per_step=0.002)
     driver = await drive(backend)
     async with driver.open(asked(driver, 1, budget=90_000, stream=True)) as events:
         await anext(events)
@@ -141,12 +141,15 @@ async def test_a_caller_who_leaves_takes_the_request_along() -> None:
 
 
 async def test_a_caller_who_is_cancelled_before_the_start_leaves_nothing_behind() -> None:
-    driver = await drive(WatchedBackend(length=100_000, seconds_per_step=0.05))
+    backend = WatchedBackend(length=100_000)
+    backend.may_step.clear()
+    driver = await drive(backend)
     staying = asyncio.create_task(driver.sample(asked(driver, 1, budget=10)))
-    await active(driver, 1)
+    await until(lambda: "step" in backend.calls, what="the first step begins")
     leaving = asyncio.create_task(driver.sample(asked(driver, 2, budget=90_000)))
-    await asyncio.sleep(0)  # its start waits for the end of a step
+    await until(lambda: driver._num_jobs == 2, what="its start waits for the end of the step")
     leaving.cancel()
+    backend.may_step.set()
     with pytest.raises(asyncio.CancelledError):
         await leaving
     assert len((await staying)[0].token_ids) == 10
@@ -183,16 +186,18 @@ async def test_a_step_that_fails_is_heard_by_all_and_ends_nothing_else() -> None
 
 
 async def test_weights_change_between_steps_of_running_requests() -> None:
-    backend = WatchedBackend(length=40, seconds_per_step=0.005)
+    backend = WatchedBackend()
+    backend.may_step.clear()
     driver = await drive(backend)
     sampling = asyncio.create_task(driver.sample(asked(driver, 1)))
-    await active(driver, 1)
-    assert await driver.load_weights(PolicyVersion(7), []) == "checksum"
+    await until(lambda: "step" in backend.calls, what="the first step begins")
+    loading = asyncio.create_task(driver.load_weights(PolicyVersion(7), []))
+    await until(lambda: driver._num_jobs == 2, what="the weights wait for the end of the step")
+    backend.may_step.set()
+    assert await loading == "checksum"
     (member,) = await sampling
     assert (member.oldest_version, member.newest_version) == (0, 7)
-    where = backend.calls.index("load_weights")
-    assert "step" in backend.calls[:where]
-    assert "step" in backend.calls[where:]
+    assert backend.calls[:4] == ["start", "step", "load_weights", "step"]
     driver.close()
 
 

@@ -1,6 +1,5 @@
 import io
 import threading
-import time
 
 import pytest
 from rich.console import Console
@@ -11,6 +10,7 @@ from cispo.tracking.headline import closing_lines, duration, headline
 from cispo.tracking.live import LiveConsole
 from cispo.tracking.pace import Pace
 from cispo.tracking.plain import PlainConsole
+from tests.waiting import wait_until
 
 
 class Clock:
@@ -122,10 +122,11 @@ def test_the_heartbeat_beats_while_the_main_thread_is_stuck() -> None:
     out = io.StringIO()
     with PlainConsole(out, iterations=1, heartbeat_seconds=0.5) as console:
         console.progress.start("publish", 1)
-        time.sleep(1.6)
-    assert "waiting: publish 0/1 for 1 s" in out.getvalue()
-    time.sleep(0.1)
-    assert "heartbeat" not in {thread.name for thread in threading.enumerate() if thread.is_alive()}
+        wait_until(lambda: "waiting: publish 0/1 for " in out.getvalue(), what="a wait is named")
+    wait_until(
+        lambda: "heartbeat" not in {thread.name for thread in threading.enumerate()},
+        what="the heartbeat ends",
+    )
 
 
 def test_the_end_says_what_the_run_came_to() -> None:

@@ -1,6 +1,5 @@
 import logging
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import wandb
 from cispo.errors import ConfigError
 from cispo.tracking.wandb import WandbTracker
 from tests.fakes import make_group
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -33,14 +33,6 @@ def make_tracker(
     )
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 20.0) -> None:
-    """W&B's own process writes the file, and goes on for a moment after `finish` returns."""
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, "W&B wrote no metrics"
-        time.sleep(0.02)
-
-
 def test_an_offline_run_is_written_without_a_question_and_resumes_under_its_id(
     offline: Path,
 ) -> None:
@@ -52,7 +44,8 @@ def test_an_offline_run_is_written_without_a_question_and_resumes_under_its_id(
     assert tracker.num_failures == 0
     (written,) = (offline / "wandb").glob("offline-run-*/run-*.wandb")
     assert written.name == f"run-{run_id}.wandb"
-    wait_until(lambda: b"reward/mean" in written.read_bytes())
+    # W&B's own process writes the file, and goes on for a moment after `finish` returns.
+    wait_until(lambda: b"reward/mean" in written.read_bytes(), what="W&B writes metrics")
 
     resumed = make_tracker(offline)
     resumed.log(2, {"reward/mean": 0.6})
