@@ -12,13 +12,13 @@ from torch import Tensor
 from cispo.errors import DivergedError
 from cispo.types import PolicyVersion
 from rollout.backends.base import Finished, Increment, Request, StopRules
+from rollout.columns import Columns
 from rollout.owners import Owner, SavedRow
 from rollout.records import Records
 from rollout.results import finished_member, next_increment, record_likeliest
 from rollout.sampling import Drawn, NonFiniteLogitsError, sample, uniforms
 from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
 from rollout.text_rules import TextRules, watched_texts
-from rollout.truncation import SamplingRows
 
 
 class Moves(NamedTuple):
@@ -29,15 +29,14 @@ class Moves(NamedTuple):
 
 
 class _Active(NamedTuple):
-    """The part of each column that belongs to running rows; fields as in `Sequences`."""
+    """What belongs to running rows, until rows come or go.
 
-    rows: Tensor
-    seeds: Tensor
-    counts: Tensor
-    budgets: Tensor
-    streaks: Tensor
-    last_tokens: Tensor
-    settings: SamplingRows
+    Attributes:
+        columns: Their part of every column.
+        rows_of_likeliest: Those whose requests want to know the likeliest tokens.
+    """
+
+    columns: Columns
     rows_of_likeliest: list[int]
 
 
@@ -69,26 +68,20 @@ class Sequences:
         self._is_stop = stop_table(stop.token_ids, vocabulary_size).to(device)
         self._increments: list[Increment] = []
 
-        def column(dtype: torch.dtype) -> Tensor:
-            return torch.zeros(capacity, dtype=dtype, device=device)
-
-        self.last_tokens = column(torch.int64)
-        self._seeds = torch.zeros(capacity, dtype=torch.int64)
-        self._counts = column(torch.int64)
-        self._budgets = column(torch.int64)
-        self._streaks = column(torch.int64)
-        self._settings = SamplingRows(
-            column(torch.float32), column(torch.float64), column(torch.int64), column(torch.float32)
-        )
-        self._rows = torch.arange(capacity, device=device)
+        self._columns = Columns.empty(capacity, device=device)
         self._records = Records(capacity, device=device)
-        self._codes = column(torch.int64)
+        self._codes = torch.zeros_like(self._columns.counts)
         self._active: _Active | None = None
         self._texts: TextRules | None = None
         if stop.text is not None:
             self._texts = TextRules(
                 stop.text, capacity, vocabulary_size=vocabulary_size, device=device
             )
+
+    @property
+    def last_tokens(self) -> Tensor:
+        """The token that each row sampled last, [capacity] int64."""
+        return self._columns.last_tokens
 
     @property
     def num_active(self) -> int:
@@ -107,15 +100,9 @@ class Sequences:
             Their rows.
         """
         rows = slice(self.num_active, self.num_active + len(members))
-        params, texts = request.sampling, watched_texts(request)
+        texts = watched_texts(request)
         self.owners += [Owner(request, member, version, texts=texts) for member in members]
-        self._seeds[rows] = torch.tensor([request.seeds[member] for member in members])
-        self._counts[rows] = 0
-        self._streaks[rows] = 0
-        self._budgets[rows] = params.max_new_tokens
-        values = (params.temperature, params.top_p, params.top_k, params.min_p)
-        for setting, value in zip(self._settings, values, strict=True):
-            setting[rows] = value
+        self._columns.begin(rows, request, members)
         if self._texts is not None:
             for row in range(rows.start, rows.stop):
                 self._texts.begin(row, request)
@@ -131,15 +118,13 @@ class Sequences:
         Raises:
             DivergedError: A row's logits are not finite.
         """
-        active = self._active or self._views()
+        active, rows_of_likeliest = self._active or self._views()
         counts, streaks = active.counts, active.streaks
         sampled = self._sample(logits, active, version)
         drawn, is_forced = self._texts.close(sampled, counts) if self._texts else (sampled, None)
         self._records.append(active.rows, counts, drawn)
-        if active.rows_of_likeliest:
-            record_likeliest(
-                self.owners, logits, active.settings.temperature, active.rows_of_likeliest
-            )
+        if rows_of_likeliest:
+            record_likeliest(self.owners, logits, active.settings.temperature, rows_of_likeliest)
         active.last_tokens.copy_(drawn.token_ids)
         counts += 1
         certain = drawn.full_logprobs
@@ -177,7 +162,7 @@ class Sequences:
         del self.owners[remaining:]
         if target:
             self._records.move(*moves)
-            for column in self._columns:
+            for column in self._saved_columns:
                 column[moves.target] = column[moves.source]
         self._note_rows(num_before)
         return moves
@@ -186,15 +171,15 @@ class Sequences:
         """Return all that is known of a running row, which stays."""
         return SavedRow(
             self.owners[row],
-            [column[row].clone() for column in self._columns],
-            self._records.save(row, int(self._counts[row])),
+            [column[row].clone() for column in self._saved_columns],
+            self._records.save(row, int(self._columns.counts[row])),
         )
 
     def restore(self, saved: SavedRow) -> int:
         """Give a saved sequence a row; returns it."""
         row = self.num_active
         self.owners.append(saved.owner)
-        for column, value in zip(self._columns, saved.columns, strict=True):
+        for column, value in zip(self._saved_columns, saved.columns, strict=True):
             column[row] = value
         self._records.restore(row, saved.records)
         self._note_rows(row)
@@ -218,11 +203,11 @@ class Sequences:
 
     def token_ids(self, row: int) -> list[int]:
         """What a row has sampled so far."""
-        return self._records.tokens(row, slice(int(self._counts[row])))
+        return self._records.tokens(row, slice(int(self._columns.counts[row])))
 
     def is_sampled(self, row: int) -> list[bool]:
         """Which of a row's tokens the policy sampled."""
-        count = int(self._counts[row])
+        count = int(self._columns.counts[row])
         return [True] * count if self._texts is None else self._texts.is_sampled(row, count)
 
     def replace_logprobs(self, row: int, full_logprobs: Tensor) -> None:
@@ -230,23 +215,15 @@ class Sequences:
 
         Those of tokens that were replaced before stay. The kept mass stays as it was sampled with.
         """
-        owner, count = self.owners[row], int(self._counts[row])
+        owner, count = self.owners[row], int(self._columns.counts[row])
         new = slice(owner.num_replayed, count)
         owner.num_replayed = count
         is_sampled = torch.tensor(self.is_sampled(row)[new], device=full_logprobs.device)
         self._records.replace(row, new, full_logprobs[new], is_sampled)
 
     @property
-    def _columns(self) -> tuple[Tensor, ...]:
-        return (
-            self.last_tokens,
-            self._seeds,
-            self._counts,
-            self._budgets,
-            self._streaks,
-            *self._settings,
-            *(() if self._texts is None else self._texts.columns),
-        )
+    def _saved_columns(self) -> tuple[Tensor, ...]:
+        return (*self._columns.of_a_row, *(() if self._texts is None else self._texts.columns))
 
     def _note_rows(self, num_before: int) -> None:
         """Take note that rows have come, gone or moved."""
@@ -255,21 +232,12 @@ class Sequences:
             self._texts.note_rows(self.owners, num_before)
 
     def _views(self) -> _Active:
-        """Look at the running rows' part of every column, until rows come or go."""
-        rows = slice(self.num_active)
-        self._active = _Active(
-            rows=self._rows[rows],
-            seeds=self._seeds[rows],
-            counts=self._counts[rows],
-            budgets=self._budgets[rows],
-            streaks=self._streaks[rows],
-            last_tokens=self.last_tokens[rows],
-            settings=SamplingRows(*(setting[rows] for setting in self._settings)),
-            rows_of_likeliest=[r for r, o in enumerate(self.owners) if o.request.top_logprobs],
-        )
+        """Look at the running rows, until rows come or go."""
+        likeliest = [r for r, o in enumerate(self.owners) if o.request.top_logprobs]
+        self._active = _Active(self._columns.first(self.num_active), likeliest)
         return self._active
 
-    def _sample(self, logits: Tensor, active: _Active, version: PolicyVersion) -> Drawn:
+    def _sample(self, logits: Tensor, active: Columns, version: PolicyVersion) -> Drawn:
         noise = uniforms(active.seeds, active.counts.cpu(), kernels=self._kernels)
         try:
             return sample(logits, noise.to(logits.device), active.settings, kernels=self._kernels)
@@ -280,7 +248,7 @@ class Sequences:
                 f"{int(active.counts[error.row])} are not finite under weights {version}"
             ) from error
 
-    def _read_texts(self, token_ids: Tensor, active: _Active) -> list[int]:
+    def _read_texts(self, token_ids: Tensor, active: Columns) -> list[int]:
         """Rows that end with a stop text."""
         if self._texts is None:
             return []
@@ -294,7 +262,7 @@ class Sequences:
 
     def _stream(self, row: int) -> None:
         increment = next_increment(
-            self.owners[row], self._records, row, count=int(self._counts[row])
+            self.owners[row], self._records, row, count=int(self._columns.counts[row])
         )
         if increment is not None:
             self._increments.append(increment)
