@@ -4,7 +4,12 @@ from collections.abc import Mapping
 
 from cispo.types import Message, PolicyVersion, Rollout, StopReason, Task
 
-ADDER = "```python\na, b = map(int, input().split())\nprint(a + b + {off_by})\n```"
+ADDER = """```python
+import time
+a, b = map(int, input().split())
+time.sleep({pause})
+print(a + b + {off_by})
+```"""
 
 
 def answered(
@@ -35,8 +40,19 @@ def boxed(name: str, answer: str, reference: str) -> tuple[Task, Rollout]:
     return answered(name, "math", {"answer": reference}, rf"\boxed{{{answer}}}")
 
 
-def program(name: str, *, off_by: int, num_tests: int, first: int = 0) -> tuple[Task, Rollout]:
-    """Return a task to add two numbers with a program that is off by something."""
+def program(
+    name: str, *, off_by: int, num_tests: int, first: int = 0, pause: float = 0.0
+) -> tuple[Task, Rollout]:
+    """Return a task to add two numbers with a program that is off by something.
+
+    Args:
+        name: Of the task.
+        off_by: What the program adds too much.
+        num_tests: Tests of the task.
+        first: The first number of the first test.
+        pause: Seconds that the program sleeps in each test.
+    """
     numbers = range(first, first + num_tests)
     tests = [{"stdin": f"{n} 1\n", "stdout": f"{n + 1}\n"} for n in numbers]
-    return answered(name, "code", {"tests": tests}, ADDER.format(off_by=off_by))
+    text = ADDER.format(off_by=off_by, pause=pause)
+    return answered(name, "code", {"tests": tests}, text)
