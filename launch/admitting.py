@@ -17,9 +17,9 @@ from cispo.types import Task
 from rewards.admission import NEEDS_ADMISSION, Admission, Admissions, Examiner, examine_all
 from rewards.code import CodeGrader
 from rewards.swe.grader import LostError, SweGrader
-from sandboxes.bubblewrap import BubblewrapSandbox
-from sandboxes.build import build_sandbox, sandbox_limits
+from sandboxes.build import build_sandbox, build_workspaces, sandbox_limits
 from sandboxes.swe.environment import default_cache
+from sandboxes.swe.proof import prove
 
 PHASE = "admit"
 _PROBED_GENERATED = 4
@@ -149,9 +149,10 @@ async def _examine(
             await programs.probe()
             code = CodeGrader(programs, sandbox_limits(sandbox), max_concurrent=most)
         if "swe" in used:
-            jails = BubblewrapSandbox()
-            await jails.probe()
-            swe = SweGrader(jails, sandbox.swe, max_concurrent=most)
+            workspaces = build_workspaces(sandbox)
+            stack.push_async_callback(workspaces.close)
+            await prove(workspaces, scratch=cache_of(sandbox) / "proofs")
+            swe = SweGrader(workspaces, sandbox.swe, max_concurrent=most)
         examiner = Examiner(
             code,
             swe,

@@ -89,7 +89,13 @@ async def _start_actors(
             )
         )
         engine = starting.create_task(
-            RolloutPool.start(cfg.policy, cfg.rollout, startup_seconds=seconds, progress=progress)
+            RolloutPool.start(
+                cfg.policy,
+                cfg.rollout,
+                startup_seconds=seconds,
+                sandbox=cfg.sandbox,
+                progress=progress,
+            )
         )
         verifier = starting.create_task(
             RewardPool.start(

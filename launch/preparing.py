@@ -11,8 +11,9 @@ from cispo.data.swe.fixes import FixRow, fix_from_row
 from cispo.data.swe.instance import Instance, Setup
 from cispo.errors import ConfigError
 from rewards.swe.build_instance import Fix, build_instance, draft_instance
-from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.build import build_workspaces
 from sandboxes.swe.environment import Environments
+from sandboxes.swe.proof import prove
 from sandboxes.swe.repository import RepositoryError, find_repository, git, resolve_commit
 
 _PYTEST = "pytest>=8,<9"
@@ -126,10 +127,13 @@ async def _instance(cfg: PrepareConfig, fix: Fix) -> Instance:
     if fix.fail_to_pass:
         return draft_instance(fix)
     swe = cfg.sandbox.swe
-    jails = BubblewrapSandbox()
-    await jails.probe()
-    environments = Environments.at(swe.cache, swe.repositories)
-    return await build_instance(fix, jails, environments, swe, num_runs=cfg.num_runs)
+    workspaces = build_workspaces(cfg.sandbox)
+    try:
+        environments = Environments.at(swe.cache, swe.repositories)
+        await prove(workspaces, scratch=environments.cache / "proofs")
+        return await build_instance(fix, workspaces, environments, swe, num_runs=cfg.num_runs)
+    finally:
+        await workspaces.close()
 
 
 def _source_roots(repository: Path, commit: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from cispo.data.swe.instance import Instance, digest
-from cispo.data.swe.patch import BadPatchError
+from cispo.data.swe.patch import BadPatchError, FilePatch
 from cispo.data.swe.read_patch import parse_diff
 from cispo.types import Task, Ungraded
 from rewards.code import CodeGrader
@@ -129,14 +129,16 @@ class Examiner:
             return self._refused(f"unsound: {error}")
         swe = self._swe
 
-        async def try_one(is_solved: bool) -> TestedPatch:
-            tested = await swe.test(instance, gold if is_solved else (), skip_empty=False)
-            if isinstance(tested, Ungraded):
-                raise LostError(tested.cause)
-            return tested
+        async def try_often(patches: Sequence[FilePatch]) -> list[TestedPatch]:
+            tried: list[TestedPatch] = []
+            while sum(tested.num_runs for tested in tried) < self._num_runs:
+                tested = await swe.test(instance, patches, skip_empty=False)
+                if isinstance(tested, Ungraded):
+                    raise LostError(tested.cause)
+                tried.append(tested)
+            return tried
 
-        empty = [await try_one(is_solved=False) for _ in range(self._num_runs)]
-        solved = [await try_one(is_solved=True) for _ in range(self._num_runs)]
+        empty, solved = await try_often(()), await try_often(gold)
         if min(tested.bits for tested in solved) < self._min_canary_bits:
             return self._refused(
                 f"unsound: its tests allow {solved[0].bits} bits of clones that must fail, "

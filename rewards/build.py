@@ -12,8 +12,8 @@ from rewards.grader_process import GraderProcess
 from rewards.judge import GenerativeJudge
 from rewards.shaping import KNOWN_PARTS
 from rewards.swe.grader import SweGrader
-from sandboxes.bubblewrap import BubblewrapSandbox
-from sandboxes.build import build_sandbox, sandbox_limits
+from sandboxes.build import build_sandbox, build_workspaces, sandbox_limits
+from sandboxes.swe.proof import prove
 
 _IN_PROCESS = ("math", "logic")
 _VERIFIERS = frozenset({*_IN_PROCESS, "code", "judge", "swe"})
@@ -95,9 +95,11 @@ def build_verifier(
         grader = CodeGrader(programs, sandbox_limits(sandbox), max_concurrent=num_programs)
         judges["code"] = code_judge(grader)
     if "swe" in reward.verifiers:
-        jails = BubblewrapSandbox()
-        starts.append(jails.probe)
-        judges["swe"] = SweGrader(jails, sandbox.swe, max_concurrent=num_programs).grade
+        workspaces = build_workspaces(sandbox)
+        swe = SweGrader(workspaces, sandbox.swe, max_concurrent=num_programs)
+        starts.append(lambda: prove(workspaces, scratch=swe.cache / "proofs"))
+        closes.append(workspaces.close)
+        judges["swe"] = swe.grade
     if "judge" in reward.verifiers:
         judge = _judge(reward.judge)
         judges["judge"] = judge.judge

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import ray
 
-from cispo.config import SamplingConfig
-from cispo.config.swe import AgentConfig
+from cispo.config import SamplingConfig, SandboxConfig
+from cispo.config.agent import AgentConfig
 from cispo.policy.chat import decode, render_prompt
 from cispo.seeding import stream_seed
 from cispo.types import PolicyVersion, Rollout, StopReason, Task
@@ -28,15 +28,21 @@ class RolloutActor:
         name: For messages.
         make_engine: Builds the engine, in this actor's process.
         agent: Budgets of agentic tasks.
+        sandbox: Where they act.
     """
 
     def __init__(
-        self, name: str, make_engine: Callable[[], Engine], agent: AgentConfig | None = None
+        self,
+        name: str,
+        make_engine: Callable[[], Engine],
+        agent: AgentConfig | None = None,
+        sandbox: SandboxConfig | None = None,
     ) -> None:
         self._name = name
         self._make_engine = make_engine
         self._driver: EngineDriver | None = None
         self._agent = agent or AgentConfig()
+        self._sandbox = sandbox or SandboxConfig()
         self._agents: Agents | None = None
 
     async def start(self) -> str:
@@ -54,7 +60,7 @@ class RolloutActor:
         """Sample `count` rollouts; see `cispo.ports.RolloutEngine`."""
         driver = self._started()
         if task.is_agentic:
-            self._agents = self._agents or Agents(driver, self._agent)
+            self._agents = self._agents or Agents(driver, self._agent, self._sandbox)
             return await self._agents.sample(task, count, seed=seed, sampling=sampling)
         request = Request(
             request_id=driver.new_request_id(),

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from cispo.config import SamplingConfig
-from cispo.config.swe import AgentConfig
+from cispo.config import SamplingConfig, SandboxConfig
+from cispo.config.agent import AgentConfig
 from cispo.data.swe.instance import Instance
 from cispo.errors import RolloutError
 from cispo.seeding import stream_seed
@@ -18,10 +18,10 @@ from rollout.episode import Budgets, Turn, run_episode
 from rollout.tools import RepositoryTools
 from rollout.wording import ChatWording
 from sandboxes.base import Limits
-from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.build import build_workspaces
 from sandboxes.swe.environment import Environments
 from sandboxes.swe.paths import PACKAGES, python_path
-from sandboxes.workspace import Workspace, WorkspaceLostError, open_workspace
+from sandboxes.workspace import Workspace, WorkspaceLostError
 
 _ATTEMPTS = 2
 _OUTPUT_BYTES = 2**20
@@ -59,20 +59,21 @@ class EngineTurns:
 class Agents:
     """Plays episodes, a few at a time."""
 
-    def __init__(self, driver: EngineDriver, settings: AgentConfig) -> None:
+    def __init__(self, driver: EngineDriver, settings: AgentConfig, sandbox: SandboxConfig) -> None:
         """Find the sandbox.
 
         Args:
             driver: Speaks for the policy.
-            settings: Budgets, and where environments are.
+            settings: Budgets.
+            sandbox: Where repositories lie; of its limits none hold here.
 
         Raises:
             SandboxUnavailableError: There is none on this machine.
         """
         self._driver = driver
         self._settings = settings
-        self._jails = BubblewrapSandbox()
-        self._environments = Environments.at(settings.cache, settings.repositories)
+        self._workspaces = build_workspaces(sandbox)
+        self._environments = Environments.at(sandbox.swe.cache, sandbox.swe.repositories)
         self._wording = ChatWording(driver.tokenizer)
         self._slots = asyncio.Semaphore(settings.max_concurrent)
 
@@ -122,7 +123,7 @@ class Agents:
             try:
                 async with (
                     self._slots,
-                    open_workspace(self._jails, workspace, self._limits) as session,
+                    self._workspaces.open(workspace, self._limits) as session,
                 ):
                     tools = RepositoryTools(
                         session,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import ray
 
-from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig
+from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig, SandboxConfig
 from cispo.errors import RolloutError
 from cispo.ports import Progress, RolloutEngine
 from cispo.types import Metrics, PolicyVersion, Rollout, Task
@@ -47,6 +47,7 @@ class RolloutPool:
         rollout: RolloutConfig,
         *,
         startup_seconds: float,
+        sandbox: SandboxConfig | None = None,
         progress: Progress | None = None,
     ) -> RolloutPool:
         """Start all actors and wait until each has built its engine.
@@ -59,6 +60,7 @@ class RolloutPool:
             functools.partial(build_engine, policy, rollout),
             rollout,
             startup_seconds=startup_seconds,
+            sandbox=sandbox,
             progress=progress,
         )
 
@@ -69,10 +71,11 @@ class RolloutPool:
         rollout: RolloutConfig,
         *,
         startup_seconds: float,
+        sandbox: SandboxConfig | None = None,
         progress: Progress | None = None,
     ) -> RolloutPool:
         """Start actors around engines of any make; see `start`."""
-        roster = Roster(make_engine, rollout, startup_seconds=startup_seconds)
+        roster = Roster(make_engine, rollout, startup_seconds=startup_seconds, sandbox=sandbox)
         try:
             await roster.start(progress)
         except BaseException:

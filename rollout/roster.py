@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
 
 from cispo.arrivals import missing_after
-from cispo.config import RolloutConfig
+from cispo.config import RolloutConfig, SandboxConfig
 from cispo.errors import RolloutError
 from cispo.ports import Progress
 from cispo.types import PolicyVersion
@@ -57,14 +57,21 @@ class Roster:
         make_engine: Builds an engine inside an actor.
         rollout: Numbers of actors, their resources, and how often a start is tried.
         startup_seconds: Wall time that an actor may take to start.
+        sandbox: Where agentic tasks act; None takes the defaults.
     """
 
     def __init__(
-        self, make_engine: Callable[[], Engine], rollout: RolloutConfig, *, startup_seconds: float
+        self,
+        make_engine: Callable[[], Engine],
+        rollout: RolloutConfig,
+        *,
+        startup_seconds: float,
+        sandbox: SandboxConfig | None = None,
     ) -> None:
         self._make_engine = make_engine
         self._rollout = rollout
         self._startup_seconds = startup_seconds
+        self._sandbox = sandbox
         self._numbers = itertools.count()
         self._arriving: dict[asyncio.Task[None], str] = {}
         self._weights: tuple[PolicyVersion, Sequence[Any]] | None = None
@@ -167,7 +174,7 @@ class Roster:
             max_concurrency=_MAX_REQUESTS,
             runtime_env={"env_vars": _ENVIRONMENT},
         )
-        return actor.remote(name, self._make_engine, self._rollout.agent)
+        return actor.remote(name, self._make_engine, self._rollout.agent, self._sandbox)
 
     def _not_ready(self, name: str) -> str:
         free = ray.available_resources()

@@ -15,7 +15,8 @@ from cispo.policy.tool_calls import ToolCall
 from sandboxes.base import Limits, Outcome, Program
 from sandboxes.swe.diff import diff_of
 from sandboxes.swe.environment import Environment
-from sandboxes.workspace import ChangeKind, WorkspaceSession
+from sandboxes.workspace import ChangeKind
+from sandboxes.workspaces import Session
 
 _MOST_FILE_BYTES = 2**20
 _MOST_CHANGED_BYTES = 2**23
@@ -74,7 +75,7 @@ class RepositoryTools:
 
     def __init__(
         self,
-        session: WorkspaceSession,
+        session: Session,
         environment: Environment,
         limits: Limits,
         *,

@@ -14,8 +14,9 @@ import asyncio
 import os
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import ExecResult, Limits, Program, lost
@@ -26,8 +27,8 @@ from sandboxes.jail_command import process_limits, program_environment
 from sandboxes.probe import probed_layers
 from sandboxes.seccomp import jail_filter
 
-_INSIDE = ("processor_time", "inside.kernel", "inside.payload", "inside.boxed")
-_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
+_INSIDE = ("processor_time", "inside.kernel", "inside.payload", "inside.usage", "inside.boxed")
+PROGRAM_PATH = ("/usr/local/bin", "/usr/bin", "/bin")
 _REMOVAL_SECONDS = 60.0
 
 
@@ -65,7 +66,7 @@ class ContainerSandbox:
             try:
                 has_ended = await box.follow(self._request(program, limits))
             except asyncio.CancelledError:
-                self._remove_later(name)
+                self.remove_later(name)
                 raise
             if not has_ended:
                 await self._call(remove_command(self._engine, [name]))
@@ -93,6 +94,46 @@ class ContainerSandbox:
         """Wait for removals."""
         await asyncio.gather(*self._removals)
 
+    def workspace_command(
+        self,
+        inside: Sequence[str],
+        limits: Limits,
+        *,
+        scratch: Mapping[str, int],
+        shown: Mapping[str, Path],
+    ) -> tuple[str, list[str]]:
+        """Return the name of a new container with a workspace, and the command that runs it.
+
+        Args:
+            inside: Command of its process 1.
+            limits: Of all in it.
+            scratch: See `sandboxes.engine.run_command`.
+            shown: See `sandboxes.engine.run_command`.
+        """
+        self._num_started += 1
+        name = self._engine.container_name(self._num_started)
+        command = run_command(
+            self._engine,
+            self._image,
+            inside,
+            name=name,
+            limits=limits,
+            scratch=scratch,
+            shown=shown,
+        )
+        return name, command
+
+    @property
+    def filter(self) -> bytes:
+        """The seccomp filter of its programs."""
+        return self._filter
+
+    def remove_later(self, name: str) -> None:
+        """Remove a container that may still be there, without waiting for it; see `close`."""
+        task = asyncio.create_task(self._call(remove_command(self._engine, [name])))
+        self._removals.add(task)
+        task.add_done_callback(self._removals.discard)
+
     def _command(self, name: str, limits: Limits) -> list[str]:
         arguments = f"{limits.cpu_seconds!r}, {limits.wall_seconds!r}, {limits.cpus!r}"
         inside = inside_command(_INSIDE, "main", arguments)
@@ -101,7 +142,7 @@ class ContainerSandbox:
     def _request(self, program: Program, limits: Limits) -> bytes:
         start = encode_start(
             program.argv,
-            environment=program_environment(_PATH),
+            environment=program_environment(PROGRAM_PATH),
             cwd="/tmp",
             limits=process_limits(limits, has_cgroup=True),
             tmp_bytes=limits.tmp_bytes,
@@ -110,12 +151,6 @@ class ContainerSandbox:
         parts = (self._filter, start, program.stdin)
         lengths = " ".join(str(len(part)) for part in parts)
         return b"".join([f"{lengths}\n".encode(), *parts])
-
-    def _remove_later(self, name: str) -> None:
-        """Remove a container that may still be there, without waiting for it."""
-        task = asyncio.create_task(self._call(remove_command(self._engine, [name])))
-        self._removals.add(task)
-        task.add_done_callback(self._removals.discard)
 
     async def _reap(self) -> None:
         """Remove the containers of workers of this host that are dead."""

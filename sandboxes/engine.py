@@ -2,9 +2,10 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import Limits
@@ -85,7 +86,14 @@ def find_engine(kind: str, *, runtime: str) -> Engine:
 
 
 def run_command(
-    engine: Engine, image: str, inside: Sequence[str], *, name: str, limits: Limits
+    engine: Engine,
+    image: str,
+    inside: Sequence[str],
+    *,
+    name: str,
+    limits: Limits,
+    scratch: Mapping[str, int] = MappingProxyType({}),
+    shown: Mapping[str, Path] = MappingProxyType({}),
 ) -> list[str]:
     """Return the command that runs one container to its end.
 
@@ -95,18 +103,20 @@ def run_command(
         inside: Command of process 1.
         name: Name of the container.
         limits: Of the program.
+        scratch: Folders in memory beside `/tmp`, with their sizes in bytes.
+        shown: Folders and files of the machine that it sees, read-only, by their place.
     """
     tmp_bytes = min(limits.tmp_bytes, limits.memory_bytes // _TMP_SHARE)
-    tmpfs = f"/tmp:rw,nosuid,nodev,size={tmp_bytes},mode=1777"
-    if engine.kind == "podman":
-        tmpfs += ",notmpcopyup"  # nothing of the image's /tmp
+    in_memory = {"/tmp": tmp_bytes, **scratch}
+    mounts = [word for place in in_memory.items() for word in _tmpfs(engine, *place)]
+    mounts += [word for to, path in shown.items() for word in ("--volume", f"{path}:{to}:ro")]
     memory = str(limits.memory_bytes)
     user = f"{SANDBOX_UID}:{SANDBOX_UID}"
     words = [
         *engine.command,
         *("run", "--rm", "--interactive", "--name", name, "--hostname", "sandbox"),
         *("--network", "none", "--ipc", "private", "--cgroupns", "private", "--user", user),
-        *("--read-only", "--tmpfs", tmpfs, "--shm-size", str(tmp_bytes), "--workdir", "/tmp"),
+        *("--read-only", *mounts, "--shm-size", str(tmp_bytes), "--workdir", "/tmp"),
         *("--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--log-driver", "none"),
         *("--memory", memory, "--memory-swap", memory, "--cpus", str(limits.cpus)),
         *("--pids-limit", str(limits.max_processes + _OWN_PROCESSES)),
@@ -125,6 +135,13 @@ def run_command(
     if engine.kind == "podman" and image.startswith("/"):
         return [*words, "--rootfs", image, *inside[1:]]
     return [*words, "--pull", "never", image, *inside[1:]]
+
+
+def _tmpfs(engine: Engine, place: str, size: int) -> tuple[str, str]:
+    options = f"rw,nosuid,nodev,exec,size={size},mode=1777"
+    if engine.kind == "podman":
+        options += ",notmpcopyup"  # nothing of what the image has there
+    return "--tmpfs", f"{place}:{options}"
 
 
 def list_command(engine: Engine) -> list[str]:

@@ -2,6 +2,7 @@
 
     POST /run    {"program": ..., "limits": ...} -> a result, see `sandboxes.wire`
     GET  /probe  -> {"layers": [...]}, or 503 with {"error": ...}
+    and workspaces, see `sandboxes.workspace_service`
 
 Every request carries `Authorization: Bearer <token>`. The token comes from an environment variable
 and never appears on a command line or in a log. The service speaks plain HTTP: put it into a
@@ -16,6 +17,7 @@ import logging
 import os
 import signal
 import sys
+from pathlib import Path
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
@@ -23,8 +25,11 @@ from aiohttp.typedefs import Handler, Middleware
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import Sandbox
 from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.swe.environment import default_cache
 from sandboxes.warm import WarmSandbox
 from sandboxes.wire import BadRequestError, decode_request, encode_result
+from sandboxes.workspace_service import WorkspaceService
+from sandboxes.workspaces import JailWorkspaces
 
 TOKEN_VARIABLE = "CISPO_SANDBOX_TOKEN"
 """Where the token is looked for, on both sides."""
@@ -36,13 +41,20 @@ _QUEUE_PER_SLOT = 16
 _log = logging.getLogger(__name__)
 
 
-def make_service(sandbox: Sandbox, *, token: str, max_concurrent: int) -> web.Application:
+def make_service(
+    sandbox: Sandbox,
+    *,
+    token: str,
+    max_concurrent: int,
+    workspaces: WorkspaceService | None = None,
+) -> web.Application:
     """Return the service around a sandbox.
 
     Args:
         sandbox: Where programs run.
         token: What requests must carry.
         max_concurrent: Programs that run at once; a bounded number of others wait.
+        workspaces: Serves workspaces too.
 
     Raises:
         ValueError: The token is too short to be a secret.
@@ -79,6 +91,8 @@ def make_service(sandbox: Sandbox, *, token: str, max_concurrent: int) -> web.Ap
     )
     application.router.add_post("/run", run)
     application.router.add_get("/probe", probe)
+    if workspaces is not None:
+        workspaces.add_to(application)
     return application
 
 
@@ -95,7 +109,15 @@ def _authenticated(token: str) -> Middleware:
     return check
 
 
-async def serve(sandbox: Sandbox, *, host: str, port: int, token: str, max_concurrent: int) -> None:
+async def serve(
+    sandbox: Sandbox,
+    workspaces: WorkspaceService,
+    *,
+    host: str,
+    port: int,
+    token: str,
+    max_concurrent: int,
+) -> None:
     """Prove the sandbox, then serve until SIGTERM.
 
     Raises:
@@ -103,7 +125,9 @@ async def serve(sandbox: Sandbox, *, host: str, port: int, token: str, max_concu
         OSError: The address cannot be bound.
     """
     layers = await sandbox.probe()
-    application = make_service(sandbox, token=token, max_concurrent=max_concurrent)
+    application = make_service(
+        sandbox, token=token, max_concurrent=max_concurrent, workspaces=workspaces
+    )
     runner = web.AppRunner(application, handler_cancellation=True, access_log=None)
     await runner.setup()
     try:
@@ -125,14 +149,21 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=8571)
     parser.add_argument("--max-concurrent", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--max-workspaces", type=int, default=2 * (os.cpu_count() or 1))
+    parser.add_argument("--trees", type=Path, default=default_cache() / "trees")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     token = os.environ.pop(TOKEN_VARIABLE, "")
     try:
-        sandbox = WarmSandbox(BubblewrapSandbox(), num_servers=arguments.max_concurrent)
+        jails = BubblewrapSandbox()
+        sandbox = WarmSandbox(jails, num_servers=arguments.max_concurrent)
+        workspaces = WorkspaceService(
+            JailWorkspaces(jails), arguments.trees, max_sessions=arguments.max_workspaces
+        )
         asyncio.run(
             serve(
                 sandbox,
+                workspaces,
                 host=arguments.host,
                 port=arguments.port,
                 token=token,

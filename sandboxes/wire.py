@@ -43,10 +43,20 @@ def decode_request(data: bytes) -> tuple[Program, Limits]:
             stdin=_bytes(given["stdin"]),
             files={_string(name): _bytes(text) for name, text in given["files"].items()},
         )
-        limits = Limits(**{name: _number(name, document["limits"][name]) for name in _LIMITS})
+        limits = decode_limits(document["limits"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRequestError(f"not a request: {error!r}") from error
     return program, limits
+
+
+def decode_limits(document: Mapping[str, Any]) -> Limits:
+    """Read limits.
+
+    Raises:
+        ValueError: One has a value that it cannot have.
+        KeyError: One is missing.
+    """
+    return Limits(**{name: _number(name, document[name]) for name in _LIMITS})
 
 
 def encode_result(result: ExecResult) -> bytes:

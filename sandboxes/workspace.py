@@ -188,8 +188,7 @@ class WorkspaceSession:
             ValueError: The path is not relative and plain.
             WorkspaceLostError: The jail is gone.
         """
-        if path != posixpath.normpath(path) or path.startswith(("/", "..")) or "\0" in path:
-            raise ValueError(f"path {path!r} does not stay in the workspace")
+        check_path(path)
         request = {"do": "read", "path": path, "max_bytes": max_bytes}
         [change] = await self._ask(request, max_bytes + _RECORD_BYTES + 6 * len(path))
         return change
@@ -199,7 +198,7 @@ class WorkspaceSession:
             answer = await self._server.ask(json.dumps(request).encode(), max_bytes=max_bytes)
         except (ServerLostError, OSError) as error:
             raise WorkspaceLostError(str(error)) from error
-        return list(_read_records(answer))
+        return list(read_records(answer))
 
 
 @asynccontextmanager
@@ -265,11 +264,23 @@ def give_away(folder: Path) -> None:
         os.chown(path, SANDBOX_UID, SANDBOX_UID, follow_symlinks=False)
 
 
+def check_path(path: str) -> None:
+    """Refuse a path that is not relative and plain.
+
+    Raises:
+        ValueError: It does not stay in the workspace, or is no text that names a file.
+    """
+    if path != posixpath.normpath(path) or path.startswith(("/", "..")) or "\0" in path:
+        raise ValueError(f"path {path!r} does not stay in the workspace")
+    path.encode()
+
+
 def _is_below(place: str, folder: str) -> bool:
     return place == folder or place.startswith(f"{folder}/")
 
 
-def _read_records(answer: bytes) -> Iterator[Change]:
+def read_records(answer: bytes) -> Iterator[Change]:
+    """Read what `sandboxes.inside.changes` answered."""
     position = 0
     while position < len(answer):
         end = answer.index(b"\n", position)

@@ -7,10 +7,10 @@ import tarfile
 from functools import cache
 from pathlib import Path
 
-NAME = "localhost/cispo-test-python:2"
+NAME = "localhost/cispo-test-python:3"
 
 _PYTHON = Path("/usr/bin/python3")
-_TOOLS = ("sh", "cat", "true", "sleep", "id", "ls")
+_TOOLS = ("sh", "cat", "true", "sleep", "id", "ls", "bash", "git", "touch")
 _SKIPPED = {"test", "tests", "idlelib", "tkinter", "ensurepip", "lib2to3", "__pycache__"}
 
 

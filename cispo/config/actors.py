@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass, field
 
+from cispo.config.agent import AgentConfig
 from cispo.config.judge import JudgeConfig
 from cispo.config.policy import SamplingConfig
 from cispo.config.require import require
-from cispo.config.swe import AgentConfig
 
 
 @dataclass(slots=True, kw_only=True)

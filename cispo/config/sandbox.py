@@ -15,7 +15,7 @@ class SandboxConfig:
 
     Attributes:
         backend: `bubblewrap` (jails on this host), `container` (podman or docker on this host) or
-            `remote` (services on other hosts). Software-engineering tasks always use `bubblewrap`.
+            `remote` (services on other hosts).
         max_concurrent: Programs that one reward worker runs at once, with `remote` on each host.
         cpu_seconds: CPU time of one program.
         wall_seconds: Wall time of one program, a generous backstop.
@@ -26,7 +26,8 @@ class SandboxConfig:
             program a jail of its own, which costs an interpreter's start more.
         preload: `bubblewrap`: Python packages that programs find imported, such as
             `[numpy, sympy]`; without any, programs have the standard library alone.
-        image: `container`: image with `python3`, already on the host.
+        image: `container`: image with `python3`, already on the host; agents in repositories also
+            need `bash` and `git` in it.
         engine: `container`: `podman` or `docker`; empty takes the first that is installed.
         runtime: `container`: what starts containers, such as `runc` or `runsc`; empty chooses.
         hosts: `remote`: addresses of services, such as `[http://10.0.0.2:8571]`.

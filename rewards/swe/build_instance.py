@@ -12,10 +12,10 @@ from cispo.errors import ConfigError
 from rewards.swe.jail_run import Order, run_in_jail, run_limits
 from rewards.swe.tested import failure_of
 from rewards.swe.verdict import Status, read_run
-from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.environment import Environments
 from sandboxes.swe.paths import is_test_file
 from sandboxes.swe.repository import changed_paths, diff, git, resolve_commit
+from sandboxes.workspaces import Workspaces
 
 
 class NoInstanceError(ConfigError):
@@ -83,7 +83,7 @@ def draft_instance(fix: Fix) -> Instance:
 
 async def build_instance(
     fix: Fix,
-    jails: BubblewrapSandbox,
+    workspaces: Workspaces,
     environments: Environments,
     settings: SweConfig,
     *,
@@ -93,7 +93,7 @@ async def build_instance(
 
     Args:
         fix: The commit.
-        jails: Where tests run.
+        workspaces: Where tests run.
         environments: Builds the repository's environment; must find it by `fix.name`.
         settings: Limits.
         num_runs: Runs before and after the commit; only what is the same in all counts.
@@ -116,7 +116,7 @@ async def build_instance(
                 nonce=secrets.token_hex(16),
             )
             run = await run_in_jail(
-                jails,
+                workspaces,
                 environment,
                 draft,
                 order,

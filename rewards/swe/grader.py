@@ -29,8 +29,8 @@ from rewards.swe.tested import NOTHING, TestedPatch, failure_of, in_disguise, ju
 from rewards.swe.verdict import TestRun, read_run
 from rewards.truth import BadTruthError, truth_field
 from sandboxes.base import Outcome
-from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.environment import Environment, Environments, UnbuildableError
+from sandboxes.workspaces import Workspaces
 
 _MAX_RECENT = 4096
 
@@ -42,17 +42,15 @@ class LostError(Exception):
 class SweGrader:
     """Runs hidden tests on patches, a few at a time."""
 
-    def __init__(
-        self, jails: BubblewrapSandbox, settings: SweConfig, *, max_concurrent: int
-    ) -> None:
+    def __init__(self, workspaces: Workspaces, settings: SweConfig, *, max_concurrent: int) -> None:
         """Take the sandbox.
 
         Args:
-            jails: Where tests run.
+            workspaces: Where tests run.
             settings: Places and limits.
             max_concurrent: Jails that run at once.
         """
-        self._jails = jails
+        self._workspaces = workspaces
         self._settings = settings
         self._environments = Environments.at(settings.cache, settings.repositories)
         self._slots = asyncio.Semaphore(max_concurrent)
@@ -187,8 +185,12 @@ class SweGrader:
             again = await self._test(instance, environment, calibration, patches)
             if isinstance(again, Ungraded):
                 return again
-            cpu_seconds = tested.cpu_seconds + again.cpu_seconds
-            tested = replace(again, bits=tested.bits + again.bits, cpu_seconds=cpu_seconds)
+            tested = replace(
+                again,
+                bits=tested.bits + again.bits,
+                num_runs=tested.num_runs + again.num_runs,
+                cpu_seconds=tested.cpu_seconds + again.cpu_seconds,
+            )
         return tested
 
     async def _test(
@@ -236,7 +238,7 @@ class SweGrader:
         )
         async with self._slots:
             run = await run_in_jail(
-                self._jails,
+                self._workspaces,
                 environment,
                 instance,
                 order,

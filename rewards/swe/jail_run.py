@@ -14,7 +14,6 @@ from cispo.data.swe.instance import Instance
 from cispo.data.swe.patch import FilePatch
 from rewards.swe.answer import as_json
 from sandboxes.base import ExecResult, Limits, Outcome, Program
-from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.environment import Environment
 from sandboxes.swe.inside import hunks
 from sandboxes.swe.paths import PACKAGES, roots_in_jail
@@ -24,8 +23,8 @@ from sandboxes.workspace import (
     Workspace,
     WorkspaceLostError,
     give_away,
-    open_workspace,
 )
+from sandboxes.workspaces import Workspaces
 
 _INSIDE = Path(__file__).with_name("inside")
 _RUNNERS = {"pytest": "pytest_runner.py", "functions": "function_runner.py"}
@@ -67,7 +66,7 @@ class JailRun:
 
 
 async def run_in_jail(
-    jails: BubblewrapSandbox,
+    workspaces: Workspaces,
     environment: Environment,
     instance: Instance,
     order: Order,
@@ -79,7 +78,7 @@ async def run_in_jail(
     """Run tests in a jail of their own; one that is lost or killed is tried again, once.
 
     Args:
-        jails: Makes jails.
+        workspaces: Makes jails.
         environment: Of the instance.
         instance: Whose tests are run.
         order: What to run.
@@ -95,7 +94,7 @@ async def run_in_jail(
                 write_bytes=write_bytes,
             )
             try:
-                async with open_workspace(jails, workspace, limits) as session:
+                async with workspaces.open(workspace, limits) as session:
                     program = _program(instance, order)
                     ran = await session.run(program, limits, result_bytes=_REPORT_BYTES)
             except WorkspaceLostError as error:

@@ -28,6 +28,7 @@ class TestedPatch:
         parts: Named parts of the grading, each in 0..1.
         findings: Why it is not right, for people.
         bits: Results that were forged by chance would have been seen but for 2 ** -bits.
+        num_runs: How often its tests ran, each time in another disguise.
         cpu_seconds: CPU time of all runs.
     """
 
@@ -36,6 +37,7 @@ class TestedPatch:
     parts: Mapping[str, float]
     findings: tuple[str, ...] = ()
     bits: int = 0
+    num_runs: int = 0
     cpu_seconds: float = 0.0
 
 
@@ -79,7 +81,11 @@ def judge_run(
     if not forged:
         parts |= {"correct": float(is_right), **shares}
     return TestedPatch(
-        parts=parts, findings=tuple(findings), bits=bits, cpu_seconds=run.result.cpu_seconds
+        parts=parts,
+        findings=tuple(findings),
+        bits=bits,
+        num_runs=1,
+        cpu_seconds=run.result.cpu_seconds,
     )
 
 

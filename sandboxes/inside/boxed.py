@@ -20,13 +20,12 @@ from typing import NoReturn
 
 from sandboxes.inside import kernel
 from sandboxes.inside.payload import Start, become, write_files
-from sandboxes.processor_time import tree_cpu_seconds, was_starved
+from sandboxes.inside.usage import children, exit_status, num_memory_kills, used_cpu_seconds
+from sandboxes.processor_time import was_starved
 
 STARTED = b"\n"
 REPORT_BYTES = 64
 
-_USED = ("/sys/fs/cgroup/cpu.stat", "/sys/fs/cgroup/cpuacct/cpuacct.usage")
-_KILLS = ("/sys/fs/cgroup/memory.events", "/sys/fs/cgroup/memory/memory.oom_control")
 _POLL_SECONDS = 0.02
 _BROKEN = 125
 
@@ -47,17 +46,17 @@ def main(cpu_seconds: float, wall_seconds: float, cpus: float) -> NoReturn:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         seccomp, start, stdin = _read_request()
         write_files("/tmp", start.files)
-        before = _cpu_seconds()
+        before = used_cpu_seconds()
         program, has_begun = _fork(start, seccomp, stdin)
         reason, status = "failed", _BROKEN
         if has_begun:
             limit = before + cpu_seconds
             reason, status = _watch(program, limit, wall_seconds=wall_seconds, cpus=cpus)
-        used = int(1e6 * max(_cpu_seconds() - before, 0.0))
+        used = int(1e6 * max(used_cpu_seconds() - before, 0.0))
         with contextlib.suppress(ProcessLookupError):
             os.kill(-1, signal.SIGKILL)  # all but this one
         if reason != "abandoned":
-            report = f"{reason} {status} {used} {_num_kills()}"
+            report = f"{reason} {status} {used} {num_memory_kills()}"
             os.write(1, report.encode().ljust(REPORT_BYTES))
     except OSError as error:
         os.write(2, f"sandbox: {error}\n".encode())
@@ -114,52 +113,14 @@ def _watch(program: int, cpu_limit: float, *, wall_seconds: float, cpus: float) 
     while True:
         pid, ended = os.waitpid(-1, os.WNOHANG)
         if pid == program:
-            return "ended", _exit_status(ended)
+            return "ended", exit_status(ended)
         if pid != 0:
             continue
         if host.poll(int(1000 * wait) or 1):
             return "abandoned", _BROKEN
         wait = min(2 * wait, _POLL_SECONDS)
-        if _cpu_seconds() >= cpu_limit:
+        if used_cpu_seconds() >= cpu_limit:
             return "cpu", _BROKEN
         if time.monotonic() >= deadline:
-            starved = was_starved(_children(), wall_seconds=wall_seconds, cpus=cpus)
+            starved = was_starved(children(), wall_seconds=wall_seconds, cpus=cpus)
             return "starved" if starved else "wall", _BROKEN
-
-
-def _children() -> list[int]:
-    """Return the program and the orphans that are left of it."""
-    with open("/proc/1/task/1/children") as file:
-        return [int(word) for word in file.read().split()]
-
-
-def _exit_status(ended: int) -> int:
-    code = os.waitstatus_to_exitcode(ended)
-    return 128 - code if code < 0 else code
-
-
-def _cpu_seconds() -> float:
-    """Return what the container's control group counted, else what its processes tell."""
-    for path in _USED:
-        try:
-            with open(path) as file:
-                text = file.read()
-        except OSError:
-            continue
-        if path.endswith("usage"):
-            return int(text) / 1e9
-        fields = dict(line.split() for line in text.splitlines())
-        return int(fields["usage_usec"]) / 1e6
-    return tree_cpu_seconds([os.getpid()])
-
-
-def _num_kills() -> int:
-    """Return how many processes of the container were killed for want of memory, where it tells."""
-    for path in _KILLS:
-        try:
-            with open(path) as file:
-                fields = dict(line.split() for line in file)
-        except OSError:
-            continue
-        return int(fields.get("oom_kill", 0))
-    return 0

@@ -10,7 +10,10 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, BinaryIO
+
+MOST_FOLDERS = 100
+"""Folders inside one another that are read; each is an open descriptor."""
 
 _OPAQUE = "user.overlay.opaque"
 
@@ -31,33 +34,53 @@ def answer(upper: int, merged: str, request: bytes, output: int) -> None:
     """
     asked = json.loads(request)
     with open(output, "wb") as stream:
-
-        def emit(record: dict[str, Any], content: bytes) -> None:
-            line = json.dumps(record | {"length": len(content)}).encode()
-            stream.write(line + b"\n" + content)
-
+        emit = emitter(stream)
         if asked["do"] == "changes":
-            for path, info, folder in _entries(upper, ""):
-                _report(path, info, folder, emit)
+            for path, info, folder in entries(upper, ""):
+                report(path, info, folder, emit)
         else:
-            _read(merged, asked["path"], asked["max_bytes"], emit)
+            read(merged, asked["path"], asked["max_bytes"], emit)
 
 
-def _entries(folder: int, above: str) -> Iterator[tuple[str, os.stat_result, int]]:
-    """Yield path, facts and the descriptor of its folder for everything below, folders first."""
+def emitter(stream: BinaryIO) -> Emit:
+    """Return what writes records to a stream."""
+
+    def emit(record: dict[str, Any], content: bytes) -> None:
+        line = json.dumps(record | {"length": len(content)}).encode()
+        stream.write(line + b"\n" + content)
+
+    return emit
+
+
+def entries(folder: int, above: str) -> Iterator[tuple[str, os.stat_result, int]]:
+    """Yield path, facts and the descriptor of its folder for everything below, folders first.
+
+    What lies deeper than any repository's files is left out.
+    """
     for name in sorted(os.listdir(folder)):
         info = os.stat(name, dir_fd=folder, follow_symlinks=False)
         yield above + name, info, folder
-        if stat.S_ISDIR(info.st_mode):
+        if stat.S_ISDIR(info.st_mode) and above.count("/") < MOST_FOLDERS:
             flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
             inner = os.open(name, flags, dir_fd=folder)
             try:
-                yield from _entries(inner, f"{above}{name}/")
+                yield from entries(inner, f"{above}{name}/")
             finally:
                 os.close(inner)
 
 
-def _report(path: str, info: os.stat_result, folder: int, emit: Emit) -> None:
+def report(path: str, info: os.stat_result, folder: int, emit: Emit) -> None:
+    """Emit what lies in a folder under the last part of a path.
+
+    Args:
+        path: The whole path, for the record.
+        info: Facts of it, links not followed.
+        folder: Descriptor of the folder.
+        emit: Takes the record.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     name = path.rpartition("/")[2]
     record = {"path": path, "mode": stat.S_IMODE(info.st_mode)}
     if stat.S_ISREG(info.st_mode):
@@ -83,7 +106,7 @@ def _is_opaque(name: str, folder: int) -> bool:
         os.close(inner)
 
 
-def _read(merged: str, path: str, max_bytes: int, emit: Emit) -> None:
+def read(merged: str, path: str, max_bytes: int, emit: Emit) -> None:
     """Emit one regular file of the merged view; every part of its path must be no link."""
     *parents, name = path.split("/")
     folder = os.open(merged, os.O_RDONLY | os.O_DIRECTORY)

@@ -14,16 +14,16 @@ from cispo.data.swe.instance import Instance, digest
 from cispo.data.swe.toy import SweToyFamily
 from cispo.errors import SandboxUnavailableError
 from rewards.swe.grader import SweGrader
-from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.packages import jail_python, python_version
+from sandboxes.workspaces import JailWorkspaces
 
 PYTEST = ("pytest", "pluggy", "iniconfig", "packaging", "pygments")
 
 
 @pytest.fixture(scope="session")
-def jails() -> BubblewrapSandbox:
+def jails() -> JailWorkspaces:
     try:
-        return BubblewrapSandbox()
+        return JailWorkspaces()
     except SandboxUnavailableError as error:
         pytest.skip(f"NO SANDBOX ON THIS MACHINE, SWE tasks are untested: {error}")
 
@@ -52,7 +52,7 @@ def settings(cache: Path) -> SweConfig:
 
 
 @pytest.fixture
-def grader(jails: BubblewrapSandbox, settings: SweConfig) -> SweGrader:
+def grader(jails: JailWorkspaces, settings: SweConfig) -> SweGrader:
     return SweGrader(jails, settings, max_concurrent=1)
 
 

@@ -23,6 +23,7 @@ from rewards.code import CodeGrader
 from rewards.swe.grader import LostError, SweGrader
 from sandboxes.base import ExecResult, Limits, Outcome, Program
 from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.workspaces import JailWorkspaces
 
 LIMITS = Limits(
     cpu_seconds=5.0,
@@ -76,9 +77,9 @@ def swe_task(instance: Instance) -> Task:
 
 @pytest.fixture
 def examiner(
-    jails: BubblewrapSandbox, grader: SweGrader, tmp_path: Path, settings: SweConfig
+    jails: JailWorkspaces, grader: SweGrader, tmp_path: Path, settings: SweConfig
 ) -> Examiner:
-    code = CodeGrader(jails, LIMITS, max_concurrent=1)
+    code = CodeGrader(BubblewrapSandbox(), LIMITS, max_concurrent=1)
     return Examiner(code, grader, Admissions(tmp_path), num_runs=2, min_canary_bits=4)
 
 
@@ -183,7 +184,7 @@ def write_instances(path: Path, *instances: Instance) -> TasksConfig:
 
 
 def test_training_refuses_what_was_not_admitted_and_leaves_out_what_was_refused(
-    jails: BubblewrapSandbox,
+    jails: JailWorkspaces,
     toy: Instance,
     tmp_path: Path,
     settings: SweConfig,
@@ -209,7 +210,7 @@ def test_training_refuses_what_was_not_admitted_and_leaves_out_what_was_refused(
 
 
 def test_generated_families_are_examined_when_a_run_starts(
-    jails: BubblewrapSandbox, settings: SweConfig, monkeypatch: pytest.MonkeyPatch
+    jails: JailWorkspaces, settings: SweConfig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sandbox = SandboxConfig(swe=settings)
     sources = [

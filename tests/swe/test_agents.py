@@ -6,7 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from cispo.config import SamplingConfig
-from cispo.config.swe import AgentConfig, SweConfig
+from cispo.config.agent import AgentConfig
+from cispo.config.sandbox import SandboxConfig
+from cispo.config.swe import SweConfig
 from cispo.data.swe.instance import Instance
 from cispo.data.swe.tasks import instance_task
 from cispo.errors import RolloutError
@@ -17,7 +19,7 @@ from rollout.actor import RolloutActor
 from rollout.backends.base import Request, StopRules
 from rollout.backends.scripted import ScriptedBackend
 from rollout.driver import Engine
-from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.workspaces import JailWorkspaces
 
 TOKENIZER = load_tokenizer(str(bundled_tokenizer("bpe1024")))
 END = TOKENIZER.convert_tokens_to_ids("<|im_end|>")
@@ -46,8 +48,9 @@ def engine_that_mends(toy: Instance) -> Engine:
 
 
 async def sample(toy: Instance, settings: SweConfig, issue: str, count: int) -> list[Rollout]:
-    agent = AgentConfig(cache=settings.cache, max_concurrent=1, memory_bytes=256 * 2**20)
-    actor = RolloutActor("it", lambda: engine_that_mends(toy), agent)
+    agent = AgentConfig(max_concurrent=1, memory_bytes=256 * 2**20)
+    sandbox = SandboxConfig(swe=settings)
+    actor = RolloutActor("it", lambda: engine_that_mends(toy), agent, sandbox)
     await actor.start()
     document = {**toy.to_json(), "problem_statement": issue}
     task = instance_task(Instance.from_json(document), "agent", source="toy")
@@ -56,7 +59,7 @@ async def sample(toy: Instance, settings: SweConfig, issue: str, count: int) -> 
 
 
 async def test_an_engine_plays_episodes_and_what_it_leaves_is_graded(
-    toy: Instance, settings: SweConfig, jails: BubblewrapSandbox, grader: SweGrader
+    toy: Instance, settings: SweConfig, jails: JailWorkspaces, grader: SweGrader
 ) -> None:
     for issue, reward in (("Please mend it.", 1.0), ("Please spoil it.", 0.0)):
         for rollout in await sample(toy, settings, issue, count=2):
@@ -70,9 +73,10 @@ async def test_an_engine_plays_episodes_and_what_it_leaves_is_graded(
 
 
 async def test_an_agentic_task_without_a_repository_is_refused(
-    toy: Instance, settings: SweConfig, jails: BubblewrapSandbox
+    toy: Instance, settings: SweConfig, jails: JailWorkspaces
 ) -> None:
-    actor = RolloutActor("it", lambda: engine_that_mends(toy), AgentConfig(cache=settings.cache))
+    sandbox = SandboxConfig(swe=settings)
+    actor = RolloutActor("it", lambda: engine_that_mends(toy), AgentConfig(), sandbox)
     await actor.start()
     message = Message(role="user", content="?")
     task = Task(task_id="t", messages=(message,), verifier="swe", is_agentic=True)

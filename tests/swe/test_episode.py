@@ -17,9 +17,9 @@ from rollout.episode import Budgets, Turn, run_episode
 from rollout.tools import RepositoryTools, ToolResult, shortened
 from rollout.wording import ChatWording
 from sandboxes.base import Limits
-from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.environment import Environments
-from sandboxes.workspace import Workspace, WorkspaceLostError, open_workspace
+from sandboxes.workspace import Workspace, WorkspaceLostError
+from sandboxes.workspaces import JailWorkspaces
 
 LIMITS = Limits(
     cpu_seconds=10.0,
@@ -85,10 +85,10 @@ SUBMIT = calls("submit")
 
 @pytest_asyncio.fixture
 async def tools(
-    jails: BubblewrapSandbox, settings: SweConfig, toy: Instance
+    jails: JailWorkspaces, settings: SweConfig, toy: Instance
 ) -> AsyncIterator[RepositoryTools]:
     environment = await Environments(Path(settings.cache or "")).get(toy)
-    async with open_workspace(jails, Workspace(base=environment.repo), LIMITS) as session:
+    async with jails.open(Workspace(base=environment.repo), LIMITS) as session:
         yield RepositoryTools(session, environment, LIMITS, max_characters=2000)
 
 

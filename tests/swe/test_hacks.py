@@ -9,7 +9,7 @@ from cispo.config.swe import SweConfig
 from cispo.data.swe.instance import Instance, Setup
 from cispo.data.swe.patch import FilePatch, Hunk, format_diff, split_lines
 from rewards.swe.grader import SweGrader
-from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.workspaces import JailWorkspaces
 from tests.swe.hacks import DIFFS, FLAGGED, HACKS, RIGHT, WRONG, Hack
 
 TESTS = """\
@@ -160,7 +160,7 @@ async def test_a_patch_that_does_not_fit_is_wrong_and_says_so(grader: SweGrader)
 
 
 async def test_a_run_that_takes_too_long_is_wrong(
-    jails: BubblewrapSandbox, settings: SweConfig
+    jails: JailWorkspaces, settings: SweConfig
 ) -> None:
     slow = SweGrader(jails, SweConfig(cache=settings.cache, cpu_seconds=2.0), max_concurrent=1)
     endless = f"while True:\n    pass\n{WRONG}"

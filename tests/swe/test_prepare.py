@@ -19,7 +19,7 @@ from rewards.swe.build_instance import compare
 from rewards.swe.grader import SweGrader
 from rewards.swe.tested import TestedPatch
 from rewards.swe.verdict import Status
-from sandboxes.bubblewrap import BubblewrapSandbox
+from sandboxes.workspaces import JailWorkspaces
 from tests.swe.repository import FAULTY, commit, git, make_repository
 
 ROOT = Path(__file__).parents[2]
@@ -38,7 +38,7 @@ def prepare(*overrides: str) -> subprocess.CompletedProcess[str]:
 
 
 async def test_a_fix_commit_becomes_an_instance_that_grades(
-    jails: BubblewrapSandbox, settings: SweConfig, grader: SweGrader, tmp_path: Path
+    jails: JailWorkspaces, settings: SweConfig, grader: SweGrader, tmp_path: Path
 ) -> None:
     _, fault, fix = make_repository(tmp_path / "twice")
     output = tmp_path / "instances.jsonl"
@@ -109,9 +109,7 @@ def test_a_file_of_commits_becomes_instances_with_the_tests_that_it_names(tmp_pa
         PrepareConfig(repo="x")
 
 
-def test_a_commit_that_makes_no_instance_is_refused(
-    jails: BubblewrapSandbox, tmp_path: Path
-) -> None:
+def test_a_commit_that_makes_no_instance_is_refused(jails: JailWorkspaces, tmp_path: Path) -> None:
     first, _, fix = make_repository(tmp_path / "twice")
     only_notes = commit(tmp_path / "twice", "Note", {"notes.md": "x"})
     repo = f"{tmp_path}/twice"

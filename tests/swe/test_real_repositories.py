@@ -19,9 +19,9 @@ from cispo.data.swe.rows import instance_from_row
 from rewards.swe.build_instance import Fix, build_instance
 from rewards.swe.grader import SweGrader
 from rewards.swe.tested import TestedPatch
-from sandboxes.bubblewrap import BubblewrapSandbox
 from sandboxes.swe.environment import Environments
 from sandboxes.swe.repository import RepositoryError, find_repository
+from sandboxes.workspaces import JailWorkspaces
 from tests.swe.hacks import HACKS
 
 SOURCE_ROOTS = {"andialbrecht/sqlparse": "."}
@@ -82,7 +82,7 @@ def hacked(instance: Instance, name: str) -> str:
 
 
 async def test_a_real_fix_is_right_nothing_is_wrong_and_tricks_earn_nothing(
-    row: dict[str, Any], clones: Path, jails: BubblewrapSandbox, settings: SweConfig
+    row: dict[str, Any], clones: Path, jails: JailWorkspaces, settings: SweConfig
 ) -> None:
     placed = SweConfig(cache=settings.cache, repositories=str(clones))
     fix = Fix(
