@@ -1,6 +1,7 @@
 """The decoding step of the whole hybrid in one call of compiled code; see step.cpp."""
 
 import ctypes
+import operator
 import threading
 
 import torch
@@ -21,15 +22,17 @@ class _NativeState(ctypes.Structure):
     """`State` of step_model.h."""
 
     _fields_ = (
-        *((name, ctypes.c_void_p) for name in ("linear", "pages", "page_table", "lengths")),
+        *((name, ctypes.c_void_p) for name in (
+            "linear", "pages", "page_table", "lengths", "routes",
+        )),
         *((name, ctypes.c_int64) for name in ("rows", "num_pages", "columns")),
     )  # fmt: skip
 
 
 class NativeStepper:
-    """Steps a model with compiled code, on CPU and in float32 whatever the weights' dtype.
+    """Steps a model with compiled code, on CPU and in float32.
 
-    A row's bits depend on that row alone, not on the other rows, their number or the number of
+    Of a bfloat16 model it rounds the operands of products, as the training form does. A row's bits depend on that row alone, not on the other rows, their number or the number of
     threads, which is torch's. Weights are copied by `refresh`, except for the embedding.
 
     Raises:
@@ -49,12 +52,14 @@ class NativeStepper:
                 "choose torch"
             )
         self._config = config
-        self._library = require_native()
-        self._library.cispo_step_floats.restype = ctypes.c_int64
-        self._library.cispo_step.restype = ctypes.c_int64
+        self._library = _declared(require_native())
         self._weights = PackedWeights(self._library, model)
         self._memory = torch.empty(0)
+        self._sized: tuple[int, int] | None = None
+        self._known: tuple[Tensor, ...] = ()
+        self._state = _NativeState()
         self._busy = threading.Lock()
+        self.routes: Tensor | None = None
 
     @staticmethod
     def fits(config: LightningConfig) -> bool:
@@ -94,41 +99,53 @@ class NativeStepper:
         logits = torch.empty(len(hidden), self._config.vocab_size)
         with self._busy:
             self._library.cispo_head(
-                ctypes.byref(self._weights.native), _address(hidden), ctypes.c_int64(len(hidden)),
-                ctypes.c_int64(torch.get_num_threads()), _address(logits),
+                ctypes.byref(self._weights.native), hidden.data_ptr(), len(hidden),
+                torch.get_num_threads(), logits.data_ptr(),
             )  # fmt: skip
         return logits
 
     def _run(self, token_ids: Tensor, state: DecodeState) -> tuple[int, int, Tensor]:
         """Step, or change nothing; returns the fault, its row, and the hidden states."""
-        native, model = self._checked(token_ids, state), ctypes.byref(self._weights.native)
-        hidden = torch.empty(len(token_ids), self._config.hidden_size)
-        row, threads = ctypes.c_int64(), ctypes.c_int64(torch.get_num_threads())
-        rows = ctypes.c_int64(len(token_ids))
+        rows, threads = len(token_ids), torch.get_num_threads()
+        hidden = torch.empty(rows, self._config.hidden_size)
+        bad_row = ctypes.c_int64()
         with self._busy:
-            self._reserve(int(self._library.cispo_step_floats(model, rows, threads)))
+            native, model = self._checked(token_ids, state), ctypes.byref(self._weights.native)
+            if self._sized != (rows, threads):
+                self._reserve(self._library.cispo_step_floats(model, rows, threads))
+                self._sized = rows, threads
             fault = self._library.cispo_step(
-                model, ctypes.byref(native), _address(token_ids), rows, _address(self._memory),
-                threads, _address(hidden), ctypes.byref(row),
+                model, ctypes.byref(native), token_ids.data_ptr(), rows, self._memory.data_ptr(),
+                threads, hidden.data_ptr(), ctypes.byref(bad_row),
             )  # fmt: skip
-        return int(fault), row.value, hidden
+        return int(fault), bad_row.value, hidden
 
     def _checked(self, token_ids: Tensor, state: DecodeState) -> _NativeState:
         """Describe a state all of whose tensors are as the compiled code reads them."""
+        if len(token_ids) > state.num_rows:
+            raise ValueError(f"{len(token_ids)} tokens for a state of {state.num_rows} rows")
+        _require(token_ids, "token_ids", torch.int64, (len(token_ids),))
+        tensors = (state.linear, state.pages, state.page_table, state.lengths)
+        if len(self._known) != 4 or any(map(operator.is_not, tensors, self._known)):
+            self._state = self._described(state)
+            self._known = tensors
+        return self._state
+
+    def _described(self, state: DecodeState) -> _NativeState:
         c, D = self._config, self._config.head_dim
         R, P, C = state.num_rows, state.pages.shape[1], state.page_table.shape[-1]
-        if len(token_ids) > R:
-            raise ValueError(f"{len(token_ids)} tokens for a state of {R} rows")
         linear = (c.layer_types.count(LINEAR), R, c.num_attention_heads, D, D)
         pages = (c.layer_types.count(FULL), P, 2, c.num_key_value_heads, PAGE, D)
-        _require(token_ids, "token_ids", torch.int64, (len(token_ids),))
         _require(state.linear, "state.linear", torch.float32, linear)
         _require(state.pages, "state.pages", torch.float32, pages)
         _require(state.page_table, "state.page_table", torch.int32, (R, C))
         _require(state.lengths, "state.lengths", torch.int64, (R,))
+        if self.routes is not None:
+            _require(self.routes, "routes", torch.uint8, (R, c.num_routes))
         return _NativeState(
             linear=state.linear.data_ptr(), pages=state.pages.data_ptr(),
             page_table=state.page_table.data_ptr(), lengths=state.lengths.data_ptr(),
+            routes=None if self.routes is None else self.routes.data_ptr(),
             rows=R, num_pages=P, columns=C,
         )  # fmt: skip
 
@@ -156,5 +173,14 @@ def _require(tensor: Tensor, name: str, dtype: torch.dtype, shape: tuple[int, ..
         )
 
 
-def _address(tensor: Tensor) -> ctypes.c_void_p:
-    return ctypes.c_void_p(tensor.data_ptr())
+def _declared(library: ctypes.CDLL) -> ctypes.CDLL:
+    """Tell the library what its functions take, so that numbers need not be wrapped."""
+    pointer, count = ctypes.c_void_p, ctypes.c_int64
+    library.cispo_step_floats.argtypes = (pointer, count, count)
+    library.cispo_step_floats.restype = count
+    library.cispo_step.argtypes = (
+        pointer, pointer, pointer, count, pointer, count, pointer, pointer,
+    )  # fmt: skip
+    library.cispo_step.restype = count
+    library.cispo_head.argtypes = (pointer, pointer, count, count, pointer)
+    return library
