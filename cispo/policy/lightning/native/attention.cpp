@@ -46,7 +46,13 @@ struct Problem {
         const ptrdiff_t row = dim * (is_half ? 2 : 4), token = heads * parts * row;
         const int64_t first = is_reversed ? starts[sequence + 1] - 1 : starts[sequence];
         char* base = static_cast<char*>(const_cast<void*>(tensor)) + first * token + part * row;
-        return {base, is_reversed ? -token : token, parts * row, is_half != 0};
+        const bool is_streamed = !is_half && bytes(1) >= kLargeBytes && can_stream(tensor, dim);
+        return {base, is_reversed ? -token : token, parts * row, is_half != 0, is_streamed};
+    }
+
+    // of a tensor of `parts` x D numbers a head
+    size_t bytes(int parts) const {
+        return starts[sequences] * heads * parts * dim * (is_half ? 2 : 4);
     }
 };
 
@@ -201,6 +207,24 @@ class Job {
     }
 };
 
+// Tokens of the busiest thread in one pass, times heads, if jobs are of so many heads.
+int64_t most_work(const Problem& p, const std::vector<int64_t>& order, int64_t group) {
+    std::vector<int64_t> busy(std::max<int64_t>(p.threads, 1));
+    for (const int64_t sequence : order)
+        for (int64_t first = 0; first < p.heads; first += group)
+            *std::min_element(busy.begin(), busy.end()) +=
+                p.length(sequence) * std::min(group, p.heads - first);
+    return *std::max_element(busy.begin(), busy.end());
+}
+
+// The more heads the better, as long as all threads have work until the end.
+int64_t heads_of_job(const Problem& p, const std::vector<int64_t>& order) {
+    const int64_t least = most_work(p, order, 1);
+    for (int64_t group = std::min(p.heads, kMostHeads); group > 1; group = (group + 1) / 2)
+        if (most_work(p, order, group) <= least + least / 20) return group;
+    return 1;
+}
+
 // Runs passes of the work over all sequences and groups of heads, the longest sequences first.
 void run(const Problem& p, std::initializer_list<void (Job::*)()> passes) {
     const ChunkSizes sizes(static_cast<int>(p.dim), static_cast<int>(p.chunk));
@@ -210,8 +234,7 @@ void run(const Problem& p, std::initializer_list<void (Job::*)()> passes) {
     std::iota(order.begin(), order.end(), 0);
     std::stable_sort(order.begin(), order.end(),
                      [&](int64_t a, int64_t b) { return p.length(a) > p.length(b); });
-    const int64_t share = p.sequences * p.heads / std::max<int64_t>(p.threads, 1);
-    const int64_t group = std::clamp<int64_t>(share, 1, std::min(p.heads, kMostHeads));
+    const int64_t group = heads_of_job(p, order);
     const int64_t groups = (p.heads + group - 1) / group, a_pass = p.sequences * groups;
     const int64_t jobs = a_pass * static_cast<int64_t>(passes.size());
     std::atomic<int64_t> next{0};
@@ -223,6 +246,7 @@ void run(const Problem& p, std::initializer_list<void (Job::*)()> passes) {
                     std::min(first + group, p.heads));
             (job.*passes.begin()[i / a_pass])();
         }
+        end_streams();
     };
     std::vector<std::thread> others;
     try {
@@ -240,9 +264,13 @@ extern "C" {
 
 int cispo_vector_bytes() { return kLanes * sizeof(float); }
 
-void cispo_attention_forward(const Problem* p) { run(*p, {&Job::outputs}); }
+void cispo_attention_forward(const Problem* p) {
+    prefer_huge_pages(p->output, p->bytes(1));
+    run(*p, {&Job::outputs});
+}
 
 void cispo_attention_backward(const Problem* p) {
+    prefer_huge_pages(p->grad_qkv, p->bytes(3));
     run(*p, {&Job::keys_and_values, &Job::queries});
 }
 }

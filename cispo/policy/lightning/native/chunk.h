@@ -71,7 +71,7 @@ class Ahead {
             const char* const end = at + D_ * (rows.is_half ? 2 : 4);
             if (next_ < num_read_)
                 for (; at < end; at += kLine) __builtin_prefetch(at, 0, 2);
-            else
+            else if (!rows.is_streamed)
                 for (; at < end; at += kLine) __builtin_prefetch(at, 1, 2);
         }
     }

@@ -4,13 +4,10 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdint>
 #include <cstring>
-#if defined(__AVX__)
-#include <immintrin.h>
-#endif
 
 #include "gemm.h"
+#include "outputs.h"
 
 namespace cispo {
 
@@ -20,27 +17,6 @@ constexpr ptrdiff_t kAhead = 16;   // inputs ahead of which the weights of few c
 // Whether a product replaces what c holds, is added to it, or replaces it on a way past the caches,
 // which saves reading c first; for results that are large and not read soon.
 enum class Into { kReplaced, kSummed, kMemory };
-
-inline void stream(float* to, Vector v) {
-#if defined(__AVX512F__)
-    _mm512_stream_ps(to, (__m512)v);
-#elif defined(__AVX__)
-    _mm256_stream_ps(to, (__m256)v);
-#else
-    store(to, v);
-#endif
-}
-
-// To be called by a thread that has streamed, before others may read.
-inline void end_streams() {
-#if defined(__AVX__)
-    _mm_sfence();
-#endif
-}
-
-inline bool can_stream(const float* c, ptrdiff_t c_row) {
-    return reinterpret_cast<uintptr_t>(c) % sizeof(Vector) == 0 && c_row % kLanes == 0;
-}
 
 struct Matrix {
     const float* at;

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "gemm.h"
+#include "outputs.h"
 
 namespace cispo {
 
@@ -15,7 +16,8 @@ namespace cispo {
 struct Rows {
     char* base;
     ptrdiff_t token, head;
-    bool is_half;  // bfloat16, else float32
+    bool is_half;              // bfloat16, else float32
+    bool is_streamed = false;  // written past the caches, which needs float32 and alignment
 
     char* at(ptrdiff_t t, ptrdiff_t h) const { return base + t * token + h * head; }
 };
@@ -37,6 +39,14 @@ inline void narrow(const float* from, uint16_t* to, int count) {
     }
 }
 
+// by vectors; a call of the library's would take longer than the copy
+template <void (*store_vector)(float*, Vector)>
+__attribute__((always_inline)) inline void copy(const float* from, float* to, int count) {
+    int i = 0;
+    for (; i + kLanes <= count; i += kLanes) store_vector(to + i, load(from + i));
+    for (; i < count; ++i) to[i] = from[i];
+}
+
 // Row r of `to` becomes token first + r; `to` is [capacity][width], zero beyond `count` and D.
 inline void read(const Rows& rows, ptrdiff_t head, ptrdiff_t first, int count, int D, float* to,
                  int capacity, int width) {
@@ -45,8 +55,8 @@ inline void read(const Rows& rows, ptrdiff_t head, ptrdiff_t first, int count, i
         if (rows.is_half)
             widen(reinterpret_cast<const uint16_t*>(from), to, D);
         else
-            std::memcpy(to, from, D * sizeof(float));
-        std::memset(to + D, 0, (width - D) * sizeof(float));
+            copy<store>(reinterpret_cast<const float*>(from), to, D);
+        for (int c = D; c < width; ++c) to[c] = 0.0f;
     }
     std::memset(to, 0, static_cast<size_t>(capacity - count) * width * sizeof(float));
 }
@@ -57,8 +67,10 @@ inline void write(const Rows& rows, ptrdiff_t head, ptrdiff_t first, int count, 
         char* to = rows.at(first + r, head);
         if (rows.is_half)
             narrow(from, reinterpret_cast<uint16_t*>(to), D);
+        else if (rows.is_streamed)
+            copy<stream>(from, reinterpret_cast<float*>(to), D);
         else
-            std::memcpy(to, from, D * sizeof(float));
+            copy<store>(from, reinterpret_cast<float*>(to), D);
     }
 }
 

@@ -52,7 +52,26 @@ def test_packing_changes_no_bit(D, dtype):
         start += length
 
 
-@pytest.mark.parametrize("lengths", [[300], [70, 0, 1, 129, 64, 31]])
+@pytest.mark.parametrize("D", [40, 128])
+def test_tensors_that_are_too_large_for_the_caches_hold_the_same_bits(D):
+    """They are written on another way, whether their rows are aligned or not."""
+    lengths = [4, 2**23 // (len(SLOPES) * D * 4) + 1]
+    qkv = random(sum(lengths), D)
+    large = attend(qkv, lengths)
+    parts, middle = [], None
+    for rows in (slice(0, 1280), slice(1280, lengths[1])):
+        here = qkv[lengths[0] :][rows]
+        part, middle, _, _ = attend(here, [len(here)], initial=middle)
+        parts.append(part)
+    assert torch.equal(torch.cat(parts), large[0][lengths[0] :])
+    _, _, grad, _ = attend(qkv[: lengths[0]], [lengths[0]])
+    assert torch.equal(grad, large[2][: lengths[0]])
+    exact = attend(qkv.double(), lengths, kernels="torch")
+    for got, want in zip(large, exact, strict=True):
+        assert (got.double() - want).norm() <= 2e-6 * want.norm()
+
+
+@pytest.mark.parametrize("lengths", [[300], [300, 20], [90, 90, 90], [70, 0, 1, 129, 64, 31]])
 def test_the_number_of_threads_changes_no_bit(lengths):
     qkv = random(sum(lengths), 32)
     before = torch.get_num_threads()
