@@ -98,8 +98,14 @@ def equal(result: object, expected: object, *, tolerance: float = 0.0) -> bool:
         )
     if isinstance(expected, (int, float)) and isinstance(result, (int, float)):
         both_nan = expected != expected and result != result
-        near = tolerance > 0 and math.isclose(
+        return result == expected or both_nan or _is_near(result, expected, tolerance)
+    return result == expected
+
+
+def _is_near(result: float, expected: float, tolerance: float) -> bool:
+    try:
+        return tolerance > 0 and math.isclose(
             result, expected, rel_tol=tolerance, abs_tol=tolerance
         )
-        return result == expected or both_nan or near
-    return result == expected
+    except OverflowError:  # an integer beyond all floats
+        return False

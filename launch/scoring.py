@@ -48,10 +48,25 @@ async def _score(cfg: ScoreConfig, cases: list[Case], output: Path) -> Tally:
                 cases,
                 output,
                 name=cfg.verifier,
-                max_concurrent=cfg.max_concurrent,
+                max_concurrent=_concurrency(cfg),
                 advance=lambda count: console.progress.advance(PHASE, count),
             )
             console.progress.finish(PHASE)
         return tally
     finally:
         await verifier.close()
+
+
+def _concurrency(cfg: ScoreConfig) -> int:
+    """Return how many cases are under way: no more than are graded, so that none has to wait.
+
+    The seconds of a verdict are then those of its own grading.
+    """
+    match cfg.verifier:
+        case "math" | "logic":
+            return 1
+        case "code" | "swe":
+            return min(
+                cfg.max_concurrent, cfg.sandbox.max_concurrent * max(1, len(cfg.sandbox.hosts))
+            )
+    return cfg.max_concurrent

@@ -49,7 +49,8 @@ class GraderProcess:
         """Return named parts.
 
         A missed deadline is `correct` 0.0, for the policy wrote the answer. A process that dies by
-        itself twice, or a reference that cannot be read, is `Ungraded`.
+        itself twice, one that twice got hardly any processor time, or a reference that cannot be
+        read, is `Ungraded`.
         """
         request = json.dumps({"verifier": name, "answer": answer, "truth": truth}) + "\n"
         cause = ""
@@ -65,6 +66,8 @@ class GraderProcess:
                     return parts
                 case {"deadline": True}:
                     return {"correct": 0.0, "deadline_missed": 1.0}
+                case {"starved": True}:
+                    cause = "the grader got hardly any processor time"
                 case {"bad_truth": reason}:
                     return Ungraded(cause=f"{name}: {reason}")
                 case _:

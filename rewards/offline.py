@@ -23,6 +23,7 @@ from cispo.types import (
 )
 
 _FIELDS = ("task_id", "response", "truth")
+_MOST_TOKENS = 2**24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,15 +89,16 @@ class Tally:
 def read_cases(path: Path) -> list[Case]:
     """Read the input, a JSON object a line with `task_id`, `response` and `truth`.
 
-    A truth that is text or a number stands for `{"answer": text}`.
+    A truth that is text or a number stands for `{"answer": text}`, and a list of texts for several
+    answers of which any will do. A truth of null has no answer: its case becomes ungraded.
 
     Raises:
         TaskFileError: There is no such file, or a line is not such an object; it is named.
     """
     if not path.is_file():
         raise TaskFileError(f"input={path}: no such file")
-    with path.open(encoding="utf-8") as file:
-        cases = [_case(n, text, path) for n, text in enumerate(file, start=1) if text.strip()]
+    with path.open("rb") as file:
+        cases = [_case(n, line, path) for n, line in enumerate(file, start=1) if line.strip()]
     if not cases:
         raise TaskFileError(f"input={path}: holds no case")
     return cases
@@ -146,7 +148,7 @@ async def score_cases(
 def _write(
     file: IO[str], row: Mapping[str, Any], tally: Tally, advance: Callable[[int], None]
 ) -> None:
-    file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    file.write(json.dumps(row) + "\n")  # in ASCII, because a name may hold half a surrogate pair
     file.flush()
     tally.count(row)
     advance(1)
@@ -194,7 +196,7 @@ def _resume(output: Path, cases: list[Case], tally: Tally) -> int:
         for line in file:
             if not line.endswith(b"\n"):
                 break
-            rows.append(json.loads(line))
+            rows.append(_row_of(line, output))
             whole += len(line)
     known = [(case.line, case.task_id) for case in cases[: len(rows)]]
     if [(row.get("line"), row.get("task_id")) for row in rows] != known:
@@ -208,30 +210,59 @@ def _resume(output: Path, cases: list[Case], tally: Tally) -> int:
     return len(rows)
 
 
-def _case(line: int, text: str, path: Path) -> Case:
+def _row_of(line: bytes, output: Path) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if isinstance(row, dict):
+            return row
+    except ValueError:
+        pass
+    raise ConfigError(
+        f"output={output}: holds {_short(line)}, no verdict; name another file, or overwrite=true"
+    )
+
+
+def _case(line: int, content: bytes, path: Path) -> Case:
     place = f"{path}, line {line}"
     try:
-        row = json.loads(text)
+        row = json.loads(content.decode("utf-8-sig" if line == 1 else "utf-8"))
     except json.JSONDecodeError as error:
         raise TaskFileError(f"{place}: not JSON ({error.msg} at column {error.colno})") from error
+    except UnicodeDecodeError as error:
+        raise TaskFileError(f"{place}: not UTF-8 ({error.reason}, byte {error.start})") from error
+    except (RecursionError, ValueError) as error:
+        raise TaskFileError(f"{place}: not JSON that can be read ({error})") from error
     if not isinstance(row, dict):
         raise TaskFileError(f"{place}: a case is a JSON object, this is a {type(row).__name__}")
     if missing := [name for name in _FIELDS if name not in row]:
         raise TaskFileError(f"{place}: lacks {', '.join(missing)}; it has {', '.join(sorted(row))}")
     if not isinstance(row["response"], str):
-        raise TaskFileError(f"{place}: 'response' must be text, is {row['response']!r}")
-    truth = row["truth"]
-    if isinstance(truth, (str, int, float)):
-        truth = {"answer": str(truth)}
-    if not isinstance(truth, dict):
-        raise TaskFileError(f"{place}: 'truth' must be an object or an answer, is {truth!r}")
+        raise TaskFileError(f"{place}: 'response' must be text, is {_short(row['response'])}")
     num_tokens = row.get("num_tokens", 1)
-    if not isinstance(num_tokens, int) or num_tokens < 1:
-        raise TaskFileError(f"{place}: 'num_tokens' must be a number >= 1, is {num_tokens!r}")
+    if type(num_tokens) is not int or not 1 <= num_tokens <= _MOST_TOKENS:
+        raise TaskFileError(
+            f"{place}: 'num_tokens' must be a number in 1..{_MOST_TOKENS}, is {_short(num_tokens)}"
+        )
     return Case(
         line=line,
         task_id=str(row["task_id"]) or f"line {line}",
         response=row["response"],
-        truth=truth,
+        truth=_truth(row["truth"], place),
         num_tokens=num_tokens,
     )
+
+
+def _truth(truth: Any, place: str) -> Mapping[str, Any]:
+    if isinstance(truth, dict):
+        return truth
+    if isinstance(truth, (int, float)):
+        return {"answer": str(truth)}
+    is_answer = truth is None or isinstance(truth, str)
+    if is_answer or (isinstance(truth, list) and all(isinstance(one, str) for one in truth)):
+        return {"answer": truth}
+    raise TaskFileError(f"{place}: 'truth' must be an object or an answer, is {_short(truth)}")
+
+
+def _short(value: object) -> str:
+    said = repr(value)
+    return said if len(said) <= 80 else said[:80] + ".."

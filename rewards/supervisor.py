@@ -8,6 +8,7 @@ deadline is killed and replaced by a fork, which takes milliseconds. Lines that 
     {"bad_truth": "..."}       the reference cannot be read
     {"died": "..."}            the child ended without an answer
     {"deadline": true}         the child was killed at its deadline
+    {"starved": true}          the same, but it had got less than a tenth of that time to compute
 """
 
 import argparse
@@ -66,6 +67,18 @@ class Lines:
         return not self._data
 
 
+class OutOfTimeError(Exception):
+    """The deadline of a request has passed.
+
+    Attributes:
+        is_starved: Whether the child got less than a tenth of that time to compute.
+    """
+
+    def __init__(self, *, is_starved: bool) -> None:
+        super().__init__(is_starved)
+        self.is_starved = is_starved
+
+
 class Child:
     """A forked grader."""
 
@@ -86,10 +99,11 @@ class Child:
         """Return the response, or None where the child is to be buried: it ended or says too much.
 
         Raises:
-            TimeoutError: The deadline has passed.
+            OutOfTimeError: The deadline has passed.
             EOFError: Our own client is gone.
         """
         deadline = time.monotonic() + deadline_seconds
+        cpu_seconds = self._cpu_seconds()
         try:
             _write(self._request_end, request)
         except BrokenPipeError:
@@ -106,7 +120,12 @@ class Child:
                 if (response := self._responses.pop()) is not None:
                     return response if self._responses.is_empty else None
             if left <= 0:
-                raise TimeoutError
+                used = self._cpu_seconds() - cpu_seconds
+                raise OutOfTimeError(is_starved=used < deadline_seconds / 10)
+
+    def _cpu_seconds(self) -> float:
+        """Return its processor time so far, by the clock that Linux has for every process."""
+        return time.clock_gettime((~self._pid << 3) | 2)
 
     def bury(self) -> str:
         """Kill it, and say how it ended."""
@@ -135,9 +154,9 @@ def serve(names: list[str], *, deadline_seconds: float, memory_bytes: int) -> No
                 return
         try:
             response = child.ask(request, deadline_seconds=deadline_seconds, requests=requests)
-        except TimeoutError:
+        except OutOfTimeError as error:
             child.bury()
-            response = b'{"deadline": true}\n'
+            response = b'{"starved": true}\n' if error.is_starved else b'{"deadline": true}\n'
             child = Child(graders, memory_bytes=memory_bytes)
         except EOFError:
             child.bury()

@@ -87,3 +87,5 @@ def test_a_tolerance_is_absolute_or_relative() -> None:
     assert equal([0.1 + 0.2], [0.3], tolerance=1e-9)
     assert equal(1e12 + 1, 1e12, tolerance=1e-9)
     assert not equal(1.1, 1.0, tolerance=1e-2)
+    assert not equal(10**400, 0.5, tolerance=1e-6)  # no float is that large
+    assert equal(10**400, 10**400, tolerance=1e-6)

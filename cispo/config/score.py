@@ -16,7 +16,7 @@ class ScoreConfig:
         input: JSONL with `task_id`, `response` and `truth`.
         output: JSONL that gets a verdict a line; what it holds already is not scored again.
         overwrite: Score everything anew.
-        max_concurrent: Cases that are graded at once.
+        max_concurrent: Most cases that are graded at once; math and logic take one after another.
         max_new_tokens: Budget of a rollout, for the over-length penalty; see `num_tokens`.
         reward: Deadlines and the weights of the parts.
         sandbox: Where programs run.

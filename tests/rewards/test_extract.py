@@ -68,7 +68,10 @@ def test_mathematics_takes_the_line_of_the_last_whole_box(text: str, answer: str
 @pytest.mark.parametrize("extract", [math_answer, tagged_answer, program, has_form])
 @pytest.mark.parametrize(
     "unit",
-    [r"\boxed{", r"\boxed", "{", "}", "<answer>", "</answer>", "```python\n", "<think>", "\n"],
+    [
+        *(r"\boxed{", r"\boxed", "{", "}", "<answer>", "</answer>", "<think>", "\n"),
+        *("```python\n", "```\n", "~~~ ", "answer ", "answer:", "####", "$$", r"\]", r"\["),
+    ],
 )
 def test_extraction_is_linear_in_a_hostile_text(
     extract: Callable[[str], object], unit: str
@@ -99,8 +102,17 @@ def test_puzzles_take_the_tagged_answer(text: str, answer: str) -> None:
         ("```python\na\n```\ntext\n```Python3\nb\n```", "b"),
         ("```python\nprint(1)", "print(1)"),
         ("</think>print(3)", "print(3)"),
-        ("```\nprint(1)\n```", "```\nprint(1)\n```"),
+        ("```\nprint(1)\n```", "print(1)"),
+        ("```python\nprint(1)\n```\nIt prints\n```\n1\n```", "print(1)"),
+        ("```bash\nls\n```", "```bash\nls\n```"),
         ("```python\n```", ""),
+        ("```python\nprint(1)```", "print(1)"),
+        ("```python\ns = '```'\nprint(s)\n```", "s = '```'\nprint(s)"),
+        ("```python title=a.py\nprint(1)\n```", "print(1)"),
+        ("```python\r\nprint(1)\r\n```", "print(1)"),
+        ("~~~py\nprint(1)\n~~~", "print(1)"),
+        ("1. So:\n   ```python\n   if x:\n       y\n   ```", "if x:\n    y"),
+        ("<answer>\nprint(1)\n</answer>", "print(1)"),
     ],
 )
 def test_programs_are_the_last_python_block(text: str, source: str) -> None:

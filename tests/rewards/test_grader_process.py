@@ -142,6 +142,14 @@ async def test_many_gradings_at_once_get_their_own_answers(grader: GraderProcess
     assert answers == [float(n % 2 == 0) for n in range(40)]
 
 
+async def test_a_grader_that_gets_no_processor_time_is_asked_again(grader: GraderProcess) -> None:
+    process = GraderProcess(["math"], deadline_seconds=10.0)
+    await process.start()
+    os.kill(await used_by_child(process, 0.0), signal.SIGSTOP)
+    assert await process.grade("math", r"\boxed{5}", {"answer": "5"}) == {"correct": 1.0}
+    await process.close()
+
+
 async def test_closing_leaves_no_process() -> None:
     process = GraderProcess(["math"], deadline_seconds=PATIENT_SECONDS)
     await process.start()

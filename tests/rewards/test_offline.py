@@ -87,12 +87,69 @@ async def test_the_output_of_another_input_is_refused(tmp_path: Path) -> None:
         ({"task_id": "a", "response": 3, "truth": "x"}, "line 2: 'response' must be text"),
         ({"task_id": "a", "response": "x", "truth": [1]}, "line 2: 'truth' must be"),
         ({**case("a"), "num_tokens": 0}, "line 2: 'num_tokens'"),
+        ({**case("a"), "num_tokens": 10**12}, "line 2: 'num_tokens'"),
+        ({**case("a"), "num_tokens": True}, "line 2: 'num_tokens'"),
         ([1], "line 2: a case is a JSON object"),
     ],
 )
 def test_a_bad_line_is_named(tmp_path: Path, row: Any, words: str) -> None:
     with pytest.raises(TaskFileError, match=words):
         read_cases(write(tmp_path / "in.jsonl", case("fine"), row))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b'{"task_id": ', "line 2: not JSON"),
+        (b"[" * 100_000, "line 2: not JSON that can be read"),
+        (b'{"task_id": 1, "response": "", "truth": ' + b"1" * 5000 + b"}", "line 2: not JSON"),
+        (b'{"task_id": "\xff"}', "line 2: not UTF-8"),
+    ],
+)
+def test_a_line_that_is_no_json_is_named(tmp_path: Path, line: bytes, words: str) -> None:
+    path = write(tmp_path / "in.jsonl", case("fine"))
+    path.write_bytes(path.read_bytes() + line + b"\n")
+    with pytest.raises(TaskFileError, match=words):
+        read_cases(path)
+
+
+def test_a_mark_at_the_start_empty_lines_and_long_line_ends_are_passed_over(tmp_path: Path) -> None:
+    path = write(tmp_path / "in.jsonl", case("a"), case("b"))
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes().replace(b"\n", b"\r\n\r\n"))
+    assert [(one.line, one.task_id) for one in read_cases(path)] == [(1, "a"), (3, "b")]
+
+
+@pytest.mark.parametrize(
+    ("truth", "read"),
+    [
+        ("4", {"answer": "4"}),
+        (0.5, {"answer": "0.5"}),
+        (["4", "four"], {"answer": ["4", "four"]}),
+        (None, {"answer": None}),
+        ({"tests": []}, {"tests": []}),
+    ],
+)
+def test_a_truth_may_be_an_answer_alone(tmp_path: Path, truth: Any, read: Any) -> None:
+    assert read_cases(write(tmp_path / "in.jsonl", case("a", truth=truth)))[0].truth == read
+
+
+async def test_names_that_no_encoding_has_come_back_as_they_were(tmp_path: Path) -> None:
+    cases = read_cases(
+        write(tmp_path / "in.jsonl", case("half \ud800"), case("same"), case("same"))
+    )
+    output = tmp_path / "out.jsonl"
+    await score(cases, output, Lengths())
+    tally = await score(cases, output, Lengths())
+    assert (tally.graded, tally.new) == (3, 0)
+    assert json.loads(output.read_text().splitlines()[0])["task_id"] == "half \ud800"
+
+
+async def test_an_output_that_holds_no_verdicts_is_refused(tmp_path: Path) -> None:
+    cases = read_cases(write(tmp_path / "in.jsonl", case("a")))
+    (tmp_path / "out.jsonl").write_text("my notes\n")
+    with pytest.raises(ConfigError, match="no verdict"):
+        await score(cases, tmp_path / "out.jsonl", Lengths())
+    assert (tmp_path / "out.jsonl").read_text() == "my notes\n"
 
 
 def test_no_file_and_no_case_are_refused(tmp_path: Path) -> None:
