@@ -75,7 +75,9 @@ class LightningBackend:
             device=device,
             kernels=self._stepper.kernels,
         )
-        dtype = model.lm_head.weight.dtype
+        # the compiled step keeps bfloat16 keys and values in float32
+        is_native = self._stepper.kernels == "native"
+        dtype = torch.float32 if is_native else model.lm_head.weight.dtype
         self._state = DecodeState.empty(model.config, max_sequences, dtype=dtype, device=device)
         self._hidden = torch.zeros(max_sequences, model.config.hidden_size, device=device)
         self._cache = PrefixCache(prefix_cache_bytes)

@@ -143,6 +143,11 @@ class LightningConfig:
             f"must lie in 1..num_local_experts={self.num_local_experts}",
         )
 
+    @property
+    def num_routes(self) -> int:
+        """Experts that a token passes through in all layers together; 0 without routers."""
+        return self.num_hidden_layers * self.num_experts_per_tok * (self.num_local_experts > 1)
+
     @classmethod
     def from_dict(
         cls, values: Mapping[str, Any], *, where: str = "policy.architecture."

@@ -35,6 +35,19 @@ inline float exp(float x) { return exp(broadcast(x))[0]; }
 inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exp(-x)); }
 inline Vector silu(Vector x) { return x / (1.0f + exp(-x)); }
 
+// the nearest bfloat16, of two equally near the even one; NaN stays NaN
+inline Vector rounded(Vector x) {
+    const IntVector bits = (IntVector)x;
+    const IntVector nearest = (bits + 0x7fff + ((bits >> 16) & 1)) & ~0xffff;
+    return x == x ? (Vector)nearest : x;
+}
+
+inline void round_floats(float* x, ptrdiff_t count) {
+    ptrdiff_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) store(x + i, rounded(load(x + i)));
+    for (; i < count; ++i) x[i] = rounded(broadcast(x[i]))[0];
+}
+
 // sum of a vector's lanes, always in the same order
 template <class AnyVector>
 inline float lanes_sum(AnyVector v) {

@@ -94,15 +94,23 @@ class Block {
     }
 
     void norm(const float* weight) {
-        for (ptrdiff_t i = own.first; i < own.last; ++i)
+        for (ptrdiff_t i = own.first; i < own.last; ++i) {
             rms_norm(b.x[i], weight, m.width, m.eps, b.normed[i]);
+            if (!m.rounds_operands) continue;
+            std::copy_n(b.normed[i], m.width, b.operand[i]);
+            round_floats(b.operand[i], m.width);
+        }
     }
 
-    // out[row] = activation(normed[row] W)
+    void round_operands(float* x, ptrdiff_t count) const {
+        if (m.rounds_operands) round_floats(x, count);
+    }
+
+    // out[row] = activation(operand[row] W)
     template <class Activation>
     void project(const Panels& panels, const Buffer& out, const float* next,
                  Activation activation) {
-        panel_product(b.normed.row.data(), rows, panels, next, scratch,
+        panel_product(b.operand.row.data(), rows, panels, next, scratch,
                       [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
                           float* to = out[row] + panel * kPanel;
                           for (int j = 0; j < kPanel; j += kLanes)
@@ -136,8 +144,10 @@ class Block {
         for (ptrdiff_t at = heads.first; at < heads.last; ++at) {
             const ptrdiff_t i = at / m.heads, h = at % m.heads;
             float* state = s.linear + (((index * s.rows) + first + i) * m.heads + h) * D * D;
-            const float* q = b.projected[i] + 3 * h * D;
-            update_state(state, D, q, q + D, q + 2 * D, layer.loss[h], b.attended[i] + h * D);
+            float *const q = b.projected[i] + 3 * h * D, *const o = b.attended[i] + h * D;
+            round_operands(q, 3 * D);
+            update_state(state, D, q, q + D, q + 2 * D, layer.loss[h], o);
+            round_operands(o, D);
         }
         me.meet();
         for (ptrdiff_t i = own.first; i < own.last; ++i) {
@@ -146,6 +156,7 @@ class Block {
             for (ptrdiff_t j = 0; j < width; j += kLanes)
                 store(to + j, load(to + j) * inverse * load(layer.inner_norm + j) *
                                   load(b.gate[i] + j));
+            round_operands(to, width);
         }
     }
 
@@ -161,11 +172,15 @@ class Block {
             float* const key = b.projected[i] + (m.heads + g) * D;
             const float *const cosine = b.angle[i], *const sine = cosine + half;
             for (ptrdiff_t h = 0; h < group; ++h) rotate(queries + h * D, half, cosine, sine);
+            round_operands(queries, group * D);
             for (ptrdiff_t j = 0; j < group * D; ++j) queries[j] *= scale;
             rotate(key, half, cosine, sine);
+            round_operands(key, D);
+            round_operands(key + m.kv_heads * D, D);
             const Pages pages(m, s, index, first + i, g);
             pages.append(key, key + m.kv_heads * D);
             pages.attend(queries, group, b.attended[i] + g * group * D);
+            round_operands(b.attended[i] + g * group * D, group * D);
         }
     }
 
@@ -177,13 +192,14 @@ class Block {
                           float* out = b.inner[place + row] + panel * kHalf;
                           for (int j = 0; j < kHalf; j += kLanes)
                               store(out + j, silu(load(sums + j)) * load(sums + kHalf + j));
+                          round_operands(out, kHalf);
                       });
     }
 
     void feed_forward(const Layer& layer) {
         const Panels up = part(layer.gate_up, m.width, inner_panels());
         const Panels down = part(layer.down, m.inner, panels_of(m.width));
-        expand(up, b.normed.row.data(), rows, 0, down.begin());
+        expand(up, b.operand.row.data(), rows, 0, down.begin());
         me.meet();
         residual(b.inner, down, layer.expert_alpha, layer.expert_beta, after(layer));
     }
@@ -195,9 +211,14 @@ class Block {
                       scratch, [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
                           std::copy_n(sums, kPanel, b.routed[own.first + row] + panel * kPanel);
                       });
-        for (ptrdiff_t i = own.first; i < own.last; ++i)
-            choose_experts(b.routed[i], m.experts, m.top_k, &b.expert_of[i * m.top_k],
-                           &b.share_of[i * m.top_k]);
+        for (ptrdiff_t i = own.first; i < own.last; ++i) {
+            ptrdiff_t* const chosen = &b.expert_of[i * m.top_k];
+            choose_experts(b.routed[i], m.experts, m.top_k, chosen, &b.share_of[i * m.top_k]);
+            if (s.routes != nullptr) {
+                const ptrdiff_t place = (first + i) * m.num_layers + (&layer - m.layers);
+                std::copy_n(chosen, m.top_k, s.routes + place * m.top_k);
+            }
+        }
     }
 
     void mix_experts(const Layer& layer) {

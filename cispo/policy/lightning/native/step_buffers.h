@@ -31,13 +31,14 @@ inline ptrdiff_t projection_width(const Model& m) {
 
 struct Buffers {
     Buffer x, normed, sum, projected, attended, gate, routed, angle;
+    Buffer operand;                    // normed, rounded where the model rounds operands
     Buffer inner;                      // of assignments, top_k a row
     std::vector<ptrdiff_t> expert_of;  // [rows][top_k]
     std::vector<float> share_of;
     float* scratch;  // [threads][rows][kPanel]
 
     static ptrdiff_t floats(const Model& m, ptrdiff_t rows, ptrdiff_t threads) {
-        return rows * (3 * padded(m.width) + padded(projection_width(m)) +
+        return rows * (4 * padded(m.width) + padded(projection_width(m)) +
                        2 * padded(m.heads * m.head_dim) + padded(m.experts) +
                        padded(2 * m.rotary_half) + m.top_k * padded(m.inner) + threads * kPanel);
     }
@@ -47,8 +48,10 @@ struct Buffers {
           projected(memory, rows, projection_width(m)),
           attended(memory, rows, m.heads * m.head_dim), gate(memory, rows, m.heads * m.head_dim),
           routed(memory, rows, m.experts), angle(memory, rows, 2 * m.rotary_half),
-          inner(memory, rows * m.top_k, m.inner), expert_of(rows * m.top_k),
-          share_of(rows * m.top_k), scratch(memory) {}
+          operand(memory, rows, m.width), inner(memory, rows * m.top_k, m.inner),
+          expert_of(rows * m.top_k), share_of(rows * m.top_k), scratch(memory) {
+        if (!m.rounds_operands) operand = normed;
+    }
 };
 
 }  // namespace cispo::step

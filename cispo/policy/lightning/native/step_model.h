@@ -27,6 +27,7 @@ struct Model {
     const Layer* layers;
     const void* embedding;  // [vocabulary][width]
     int64_t embedding_is_bfloat16;
+    int64_t rounds_operands;  // to bfloat16, as the training form of a bfloat16 model does
     const float* frequency;   // [rotary_half] radians a token
     const float* final_norm;  // [d]
     const float* head;        // d -> vocabulary
@@ -38,6 +39,7 @@ struct State {
     float* pages;               // [softmax layers][num_pages][2][KVH][kPage][D]
     const int32_t* page_table;  // [rows][columns]
     int64_t* lengths;           // [rows]
+    uint8_t* routes;            // [rows][num_layers][top_k] experts of each token; null: not told
     int64_t rows, num_pages, columns;
 };
 

@@ -37,7 +37,7 @@ struct ExpertShare {
 // Assignments (row, rank) sorted by expert; each has a place.
 struct Routed {
     std::vector<ptrdiff_t> order;     // assignment row * top_k + rank of each place
-    std::vector<const float*> row;    // normed row of each place
+    std::vector<const float*> row;    // operand row of each place
     std::vector<ExpertShare> shares;  // of experts that have any
 
     Routed(const Buffers& b, const Model& m, ptrdiff_t rows) {
@@ -53,7 +53,7 @@ struct Routed {
         for (ptrdiff_t a = 0; a < count; ++a) {
             const ptrdiff_t to = place[b.expert_of[a]]++;
             order[to] = a;
-            row[to] = b.normed[a / m.top_k];
+            row[to] = b.operand[a / m.top_k];
         }
     }
 };

@@ -45,6 +45,7 @@ class NativeModel(ctypes.Structure):
         ("layers", ctypes.POINTER(NativeLayer)),
         ("embedding", _POINTER),
         ("embedding_is_bfloat16", ctypes.c_int64),
+        ("rounds_operands", ctypes.c_int64),
         ("frequency", _POINTER),
         ("final_norm", _POINTER),
         ("head", _POINTER),
@@ -110,6 +111,8 @@ class PackedWeights:
         self._embedding = _readable(embedding)
         self.native.embedding = self._embedding.data_ptr()
         self.native.embedding_is_bfloat16 = int(self._embedding.dtype == torch.bfloat16)
+        projection = self._model.model.layers[0].block_sparse_moe.experts.down_proj
+        self.native.rounds_operands = int(projection.dtype == torch.bfloat16)
 
     def _parts(self) -> Iterator[_Part]:
         """All weights, in the order of their use."""
