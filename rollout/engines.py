@@ -103,13 +103,12 @@ def _model(policy: PolicyConfig, rollout: RolloutConfig) -> Policy:
             f"rollout.backend={rollout.backend}: policy.backend={policy.backend} needs the engine "
             "of the same name"
         )
+    dtype = getattr(torch, policy.dtype)  # the engine rounds where the learner does
     if policy.path is None:
         # Any weights will do: the learner's are published before the first rollout.
         return new_lightning_policy(
-            policy.architecture, policy.tokenizer, seed=0, kernels=policy.kernels
+            policy.architecture, policy.tokenizer, seed=0, dtype=dtype, kernels=policy.kernels
         )
-    # The lightning engine is float32 whatever the learner's weights are.
-    dtype = torch.float32 if policy.backend == "lightning" else getattr(torch, policy.dtype)
     return load_policy(
         policy.path,
         backend=policy.backend,

@@ -16,7 +16,7 @@ class PolicyConfig:
         backend: `lightning` for this project's hybrid, `transformers` for any other causal language
             model.
         path: Hugging Face folder or hub id with config.json, safetensors and tokenizer.
-        dtype: `float32` or `bfloat16`, of the learner's weights.
+        dtype: `float32` or `bfloat16`, of the weights, in learners and engines.
         logprob_chunk: Tokens that go through the LM head at once; bounds memory at chunk x
             vocabulary.
         recompute_layers: Whether the learner keeps only the inputs of layers and computes the rest

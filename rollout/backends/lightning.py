@@ -41,7 +41,8 @@ class LightningBackend:
     weights, the prompt, its seed and the sampling alone; in float32 on the CPU, to the last bit.
 
     Args:
-        model: A float32 model of this engine's own; its weights are overwritten by `load_weights`.
+        model: A model of this engine's own, of the learner's dtype, so that it rounds where the
+            learner does; its weights are overwritten by `load_weights`.
         stop: When sequences end.
         max_sequences: Rows.
         kernels: Of the decoding steps; see `policy.kernels`.

@@ -60,13 +60,13 @@ def test_a_new_lightning_model_needs_no_folder() -> None:
     assert sampled(engine) == 2
 
 
-def test_a_lightning_folder_is_float32_in_the_engine(tmp_path: Path) -> None:
+def test_a_lightning_engine_has_the_learners_dtype(tmp_path: Path) -> None:
     policy = new_lightning_policy(ARCHITECTURE, "bpe1024", seed=1)
     save_policy(policy, load_tokenizer(TOKENIZER), tmp_path)
     config = PolicyConfig(path=str(tmp_path), dtype="bfloat16")
     engine = build_engine(config, RolloutConfig())
     assert isinstance(engine.backend, LightningBackend)
-    assert str(engine.backend._model.lm_head.weight.dtype) == "torch.float32"
+    assert str(engine.backend._model.lm_head.weight.dtype) == "torch.bfloat16"
     assert sampled(engine) == 2
 
 

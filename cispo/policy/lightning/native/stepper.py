@@ -32,8 +32,12 @@ class _NativeState(ctypes.Structure):
 class NativeStepper:
     """Steps a model with compiled code, on CPU and in float32.
 
-    Of a bfloat16 model it rounds the operands of products, as the training form does. A row's bits depend on that row alone, not on the other rows, their number or the number of
-    threads, which is torch's. Weights are copied by `refresh`, except for the embedding.
+    Of a bfloat16 model it rounds the operands of products, as the training form does. A row's bits
+    depend on that row alone, not on the other rows, their number or the number of threads, which is
+    torch's. Weights are copied by `refresh`, except for the embedding.
+
+    Attributes:
+        routes: See `Stepper`.
 
     Raises:
         ConfigError: The model is not on CPU, its heads are no multiple of 8, or the kernels cannot

@@ -111,8 +111,7 @@ class PackedWeights:
         self._embedding = _readable(embedding)
         self.native.embedding = self._embedding.data_ptr()
         self.native.embedding_is_bfloat16 = int(self._embedding.dtype == torch.bfloat16)
-        projection = self._model.model.layers[0].block_sparse_moe.experts.down_proj
-        self.native.rounds_operands = int(projection.dtype == torch.bfloat16)
+        self.native.rounds_operands = int(embedding.dtype == torch.bfloat16)
 
     def _parts(self) -> Iterator[_Part]:
         """All weights, in the order of their use."""
