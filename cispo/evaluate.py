@@ -40,6 +40,12 @@ class HeldOutEvaluator:
         self._sampler = Sampler(engine, verifier, group_size=num_rollouts)
         self._seed = seed
         self._progress = progress
+        self._groups: Sequence[Group] = ()
+
+    @property
+    def groups(self) -> Sequence[Group]:
+        """What the last evaluation sampled, with its verdicts, in the order of the tasks."""
+        return self._groups
 
     async def evaluate(self) -> Metrics:
         """Sample and grade all tasks.
@@ -56,13 +62,13 @@ class HeldOutEvaluator:
         ]
         try:
             async with self._sampler.reporting(self._progress, PHASE):
-                groups = await asyncio.gather(*running)
+                self._groups = await asyncio.gather(*running)
         finally:
             for group in running:
                 group.cancel()
             await asyncio.gather(*running, return_exceptions=True)
             self._progress.finish(PHASE)
-        return describe_heldout(groups)
+        return describe_heldout(self._groups)
 
     async def _group(self, index: int, task: Task) -> Group:
         seed = stream_seed(self._seed, "heldout", index)

@@ -5,7 +5,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from cispo.types import Group, Metrics, PolicyVersion, Rollout, Sample, Task, Verdict
+from cispo.types import (
+    Group,
+    Metrics,
+    PolicyVersion,
+    Rollout,
+    RolloutKind,
+    Sample,
+    Task,
+    Verdict,
+)
 
 
 class TaskSource(Protocol):
@@ -24,6 +33,13 @@ class RolloutEngine(Protocol):
         Raises:
             RolloutError: No engine could produce them.
         """
+
+
+class EngineMeter(Protocol):
+    """Counts what the rollout engine does, for the log."""
+
+    async def lap(self) -> Metrics:
+        """Return what it did since the last lap; an actor that is lost is left out."""
 
 
 class Verifier(Protocol):
@@ -110,6 +126,10 @@ class WeightSync(Protocol):
 class Evaluator(Protocol):
     """Measures the policy on held-out tasks."""
 
+    @property
+    def groups(self) -> Sequence[Group]:
+        """What the last evaluation sampled, with its verdicts."""
+
     async def evaluate(self) -> Metrics:
         """Return avg@k and pass@k over all held-out tasks and by source."""
 
@@ -120,8 +140,10 @@ class Tracker(Protocol):
     def log(self, step: int, metrics: Metrics) -> None:
         """Record the metrics of one iteration; step 0 is before the first."""
 
-    def record(self, step: int, groups: Sequence[Group]) -> None:
-        """Record the rollouts of one iteration, dropped groups included."""
+    def record(
+        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    ) -> None:
+        """Record rollouts: those of one iteration, dropped groups included, or of an evaluation."""
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Record the run's summary and close."""

@@ -13,6 +13,7 @@ from cispo.diagnostics import describe, in_task_order, speeds
 from cispo.phases import Phases
 from cispo.ports import (
     Checkpoints,
+    EngineMeter,
     Evaluator,
     GroupStream,
     Learner,
@@ -20,7 +21,7 @@ from cispo.ports import (
     Tracker,
     WeightSync,
 )
-from cispo.types import Group, Metrics, Sample
+from cispo.types import Group, Metrics, RolloutKind, Sample
 
 Advantages: TypeAlias = Callable[[Sequence[Group]], Sequence[tuple[Sample, ...]]]
 
@@ -32,6 +33,7 @@ class Parts:
     Attributes:
         weights: Publishes the learner's weights to the engine.
         stream: Delivers judged groups.
+        meter: Counts what the engine does.
         advantages: Turns the groups of an iteration into one tuple of samples a group.
         learner: Takes optimizer steps.
         tracker: Records metrics and rollouts.
@@ -42,6 +44,7 @@ class Parts:
 
     weights: WeightSync
     stream: GroupStream
+    meter: EngineMeter
     advantages: Advantages
     learner: Learner
     tracker: Tracker
@@ -81,9 +84,8 @@ async def train(
     with phase("publish", total=1):
         version = await parts.weights.publish()  # mu <- pi
     if first_iteration == 0 and evaluate_every >= 0:
-        with phase("evaluate"):
-            heldout = await parts.evaluator.evaluate()
-        parts.tracker.log(0, {**heldout, **phase.lap()})
+        heldout = await _evaluate(parts, phase, step=0)
+        parts.tracker.log(0, {**heldout, **await parts.meter.lap(), **phase.lap()})
     async with parts.stream as stream:
         for step in range(first_iteration + 1, iterations + 1):
             with phase("sample"):
@@ -101,11 +103,11 @@ async def train(
                 version = await parts.weights.publish()  # mu <- pi
             stream.release()
             if is_due(step, evaluate_every, last=iterations):
-                with phase("evaluate"):
-                    metrics = {**metrics, **await parts.evaluator.evaluate()}
+                metrics = {**metrics, **await _evaluate(parts, phase, step=step)}
+            engine = await parts.meter.lap()
             times = phase.lap()
             speed = speeds(metrics, times, sampling_seconds=stream.sampling_seconds)
-            parts.tracker.log(step, {**metrics, **times, **speed})
+            parts.tracker.log(step, {**metrics, **engine, **times, **speed})
             if is_due(step, checkpoint_every, last=iterations):
                 with phase("checkpoint", total=1):  # timed in the next step's line
                     await parts.checkpoints.save(
@@ -114,6 +116,13 @@ async def train(
                         next_task_index=stream.next_task_index,
                         learner=parts.learner,
                     )
+
+
+async def _evaluate(parts: Parts, phase: Phases, *, step: int) -> Metrics:
+    with phase("evaluate"):
+        heldout = await parts.evaluator.evaluate()
+    parts.tracker.record(step, parts.evaluator.groups, kind=RolloutKind.HELD_OUT)
+    return heldout
 
 
 def equal_slices(

@@ -12,6 +12,9 @@ PolicyVersion = NewType("PolicyVersion", int)
 Metrics: TypeAlias = Mapping[str, float]
 """Numbers by name, `area/what_unit`."""
 
+UNROUTED = 255
+"""Stands in `Rollout.routed_experts` where the engine's choice is not known."""
+
 Role = Literal["system", "user", "assistant", "tool"]
 
 
@@ -60,6 +63,13 @@ class Task:
             raise ValueError(f"task {self.task_id} has no messages")
 
 
+class RolloutKind(StrEnum):
+    """What rollouts were sampled for."""
+
+    TRAINING = "training"
+    HELD_OUT = "heldout"
+
+
 class StopReason(StrEnum):
     """Why a rollout ended."""
 
@@ -86,6 +96,9 @@ class Rollout:
         newest_version: Version of the weights that sampled its last action token.
         submission: What it left behind to be graded, such as the diff of an agent's repository;
             None where its text is the answer.
+        routed_experts: [T M] one byte each: the experts that the engine chose for each token, all
+            layers after one another, or `UNROUTED` in all M places of a token. None where the
+            learner's own routers shall choose for all tokens.
     """
 
     task_id: str
@@ -97,6 +110,7 @@ class Rollout:
     oldest_version: PolicyVersion
     newest_version: PolicyVersion
     submission: str | None = None
+    routed_experts: bytes | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.action_mask), len(self.behaviour_logprobs)}
@@ -106,11 +120,23 @@ class Rollout:
             raise ValueError(f"rollout of {self.task_id} has no action token")
         if self.oldest_version > self.newest_version:
             raise ValueError(f"rollout of {self.task_id}: oldest version is the newer one")
+        if self.routed_experts is not None and self.num_routes * len(self.token_ids) != len(
+            self.routed_experts
+        ):
+            raise ValueError(
+                f"rollout of {self.task_id}: {len(self.routed_experts)} routed experts for "
+                f"{len(self.token_ids)} tokens"
+            )
 
     @property
     def num_action_tokens(self) -> int:
         """How many tokens the policy sampled."""
         return sum(self.action_mask)
+
+    @property
+    def num_routes(self) -> int:
+        """M of `routed_experts`."""
+        return len(self.routed_experts or b"") // len(self.token_ids)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

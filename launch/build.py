@@ -63,6 +63,7 @@ async def build_parts(
         yield Parts(
             weights=Publisher(learner, engine, version=resume.published_before),
             stream=stream,
+            meter=engine,
             advantages=partial(advantages, kind=AdvantageKind(cfg.objective.advantage)),
             learner=learner,
             tracker=tracker,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -87,6 +88,8 @@ class EngineDriver:
         self._score = engine.score
         self._thread = thread
         self._num_jobs = 0
+        self._pages_peak = 0
+        self._load_seconds = 0.0
         self._running: dict[int, _Running] = {}
         self._last_request_id = 0
         self._stepping: asyncio.Task[None] | None = None
@@ -149,7 +152,7 @@ class EngineDriver:
         Raises:
             WeightSyncError: What arrived is not what was sent.
         """
-        return await self._job(self._backend.load_weights, version, buckets)
+        return await self._job(self._load_weights, version, buckets)
 
     async def score(self, token_ids: Sequence[int], top_logprobs: int) -> Scores:
         """Score given tokens between two steps; see `rollout.scoring.score_tokens`.
@@ -163,9 +166,7 @@ class EngineDriver:
 
     async def load(self) -> Load:
         """Return how busy the engine is."""
-        return await self._job(
-            lambda: Load(self._backend.num_active, replace(self._backend.statistics))
-        )
+        return await self._job(self._measure)
 
     def close(self) -> None:
         """Let the engine's thread end."""
@@ -192,10 +193,25 @@ class EngineDriver:
         """Step until there is something to tell or another job waits; in the engine's thread."""
         while True:
             finished = self._backend.step()
+            self._pages_peak = max(self._pages_peak, self._backend.statistics.pages_used)
             increments = self._backend.increments() if is_streaming else []
             events: list[Event] = [*increments, *finished]
             if events or self._num_jobs > 1 or not self._backend.num_active:
                 return events
+
+    def _load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+        began = time.perf_counter()
+        checksum = self._backend.load_weights(version, buckets)
+        self._load_seconds += time.perf_counter() - began
+        return checksum
+
+    def _measure(self) -> Load:
+        statistics = replace(
+            self._backend.statistics,
+            pages_peak=self._pages_peak,
+            load_seconds=self._load_seconds,
+        )
+        return Load(self._backend.num_active, statistics)
 
     def _deliver(self, event: Event) -> None:
         running = self._running.get(event.request_id)

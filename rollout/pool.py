@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ from cispo.ports import Progress, RolloutEngine
 from cispo.types import Metrics, PolicyVersion, Rollout, Task
 from rollout.backends.base import EngineStatistics
 from rollout.driver import Engine
+from rollout.engine_metrics import engine_metrics
 from rollout.engines import build_engine
 from rollout.roster import LOST, Roster
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class RolloutPool:
-    """A `RolloutEngine` over Ray actors; build it with `RolloutPool.start`.
+    """A `RolloutEngine` and its `EngineMeter` over Ray actors; build it with `RolloutPool.start`.
 
     A request goes whole to one actor, so that its prompt is computed once.
 
@@ -32,13 +33,19 @@ class RolloutPool:
         roster: Actors that have started.
         sampling: How `sample` samples.
         max_attempts: Actors on which a request is tried.
+        max_sequences: Sequences that one actor decodes at once.
     """
 
-    def __init__(self, roster: Roster, sampling: SamplingConfig, *, max_attempts: int) -> None:
+    def __init__(
+        self, roster: Roster, sampling: SamplingConfig, *, max_attempts: int, max_sequences: int
+    ) -> None:
         self._roster = roster
         self._sampling = sampling
         self._max_attempts = max_attempts
+        self._max_sequences = max_sequences
         self._num_retried = 0
+        self._counted: dict[str, EngineStatistics] = {}
+        self._mishaps: Counter[str] = Counter()
 
     @classmethod
     async def start(
@@ -81,7 +88,12 @@ class RolloutPool:
         except BaseException:
             roster.stop()
             raise
-        return cls(roster, rollout.sampling, max_attempts=rollout.max_attempts)
+        return cls(
+            roster,
+            rollout.sampling,
+            max_attempts=rollout.max_attempts,
+            max_sequences=rollout.max_sequences,
+        )
 
     def with_sampling(self, sampling: SamplingConfig) -> RolloutEngine:
         """Return an engine over the same actors that samples otherwise, for evaluation."""
@@ -153,21 +165,28 @@ class RolloutPool:
                     raise result
         return checksums
 
-    async def statistics(self) -> Metrics:
-        """Return what the living actors have done since they started, and what went wrong."""
-        calls = [member.handle.statistics.remote() for member in self._roster.members]
+    async def lap(self) -> Metrics:
+        """Return what the living actors did, and what went wrong, since the last lap."""
+        members = list(self._roster.members)
+        calls = [member.handle.statistics.remote() for member in members]
         results = await asyncio.gather(*calls, return_exceptions=True)
-        alive = [result for result in results if not isinstance(result, BaseException)]
-        totals = {
-            f"rollout/{field.name}": float(sum(getattr(counts, field.name) for counts in alive))
-            for field in dataclasses.fields(EngineStatistics)
-        }
-        return totals | {
-            "rollout/actors": float(len(alive)),
-            "rollout/replaced_actors": float(self._roster.num_replaced),
-            "rollout/retried_requests": float(self._num_retried),
-            "rollout/failed_starts": float(len(self._roster.failures)),
-        }
+        now: dict[str, EngineStatistics] = {}
+        for member, result in zip(members, results, strict=True):
+            if isinstance(result, EngineStatistics):
+                now[member.name] = result
+            elif not isinstance(result, LOST):
+                raise result
+        described = engine_metrics(now, self._counted, max_sequences=self._max_sequences)
+        self._counted = now
+        mishaps = Counter(
+            replaced_actors=self._roster.num_replaced,
+            retried_requests=self._num_retried,
+            failed_starts=len(self._roster.failures),
+        )
+        for name, count in mishaps.items():
+            described[f"engine/{name}"] = float(count - self._mishaps[name])
+        self._mishaps = mishaps
+        return {**described, "engine/actors": float(len(now))}
 
     def stop(self) -> None:
         """Kill all actors."""

@@ -11,6 +11,7 @@ from cispo.types import (
     Metrics,
     PolicyVersion,
     Rollout,
+    RolloutKind,
     Sample,
     StopReason,
     Task,
@@ -151,6 +152,17 @@ class FakeEngine:
         ]
 
 
+class FakeMeter:
+    """Counts laps."""
+
+    def __init__(self) -> None:
+        self.num_laps = 0
+
+    async def lap(self) -> Metrics:
+        self.num_laps += 1
+        return {"engine/decode_steps": float(self.num_laps)}
+
+
 class FakeVerifier:
     """Grades by task id and member; a member is the text of its rollout."""
 
@@ -189,13 +201,17 @@ class FakeTracker:
     def __init__(self) -> None:
         self.lines: list[tuple[int, dict[str, float]]] = []
         self.groups: dict[int, list[Group]] = {}
+        self.held_out: dict[int, list[Group]] = {}
         self.summary: Mapping[str, object] | None = None
 
     def log(self, step: int, metrics: Metrics) -> None:
         self.lines.append((step, dict(metrics)))
 
-    def record(self, step: int, groups: Sequence[Group]) -> None:
-        self.groups[step] = list(groups)
+    def record(
+        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    ) -> None:
+        recorded = self.groups if kind is RolloutKind.TRAINING else self.held_out
+        recorded[step] = list(groups)
 
     def finish(self, summary: Mapping[str, object]) -> None:
         self.summary = summary

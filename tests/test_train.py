@@ -13,11 +13,14 @@ from cispo.errors import DivergedError, RolloutError
 from cispo.evaluate import HeldOutEvaluator
 from cispo.ports import Learner
 from cispo.stream import OrderedStream
+from cispo.tracking.history import read_history
+from cispo.tracking.jsonl import JsonlTracker
 from cispo.train import Parts, equal_slices, is_due, train
 from cispo.types import Group, Metrics, PolicyVersion, Sample
 from tests.fakes import (
     FakeEngine,
     FakeLearner,
+    FakeMeter,
     FakeProgress,
     FakeTasks,
     FakeTracker,
@@ -118,6 +121,7 @@ class Run:
                 iterations=iterations - first_iteration,
                 progress=self.progress,
             ),
+            meter=FakeMeter(),
             advantages=partial(advantages, kind=AdvantageKind.GROUP_STD),
             learner=self.learner,
             tracker=Tracker(),
@@ -175,7 +179,7 @@ async def test_a_resumed_run_restores_first_and_then_does_what_the_whole_run_did
 
 def without_times(lines: list[tuple[int, dict[str, float]]]) -> list[tuple[int, dict[str, float]]]:
     return [
-        (step, {k: v for k, v in metrics.items() if not k.startswith("time/")})
+        (step, {k: v for k, v in metrics.items() if not k.startswith(("time/", "engine/"))})
         for step, metrics in lines
     ]
 
@@ -208,6 +212,34 @@ async def test_dropped_groups_are_recorded_with_the_others() -> None:
     await run.train(updates_per_iteration=1, evaluate_every=-1, checkpoint_every=0)
     assert [g.index for g in run.tracker.groups[1]] == [0, 1, 2, 3, 4]
     assert run.tracker.lines[-1][1]["drops/all_wrong_groups"] == 1
+
+
+async def test_held_out_rollouts_are_recorded_apart_from_those_of_training() -> None:
+    run = Run(iterations=2)
+    await run.train(updates_per_iteration=1, evaluate_every=2, checkpoint_every=0)
+    assert sorted(run.tracker.held_out) == [0, 2]
+    (group,) = run.tracker.held_out[2]
+    assert (group.task.task_id, len(group.rollouts)) == ("task-1000", 2)
+    assert sorted(run.tracker.groups) == [1, 2]
+
+
+async def test_what_the_engine_did_stands_in_every_line_of_the_log(tmp_path: Path) -> None:
+    run = Run(iterations=2)
+    jsonl = JsonlTracker(tmp_path / "metrics.jsonl")
+    await train(
+        replace(run.parts, tracker=jsonl),
+        iterations=2,
+        updates_per_iteration=1,
+        evaluate_every=0,
+        checkpoint_every=0,
+    )
+    jsonl.finish({})
+    history = read_history(tmp_path / "metrics.jsonl")
+    assert [(step, line["engine/decode_steps"]) for step, line in history] == [
+        (0, 1.0),
+        (1, 2.0),
+        (2, 3.0),
+    ]
 
 
 async def test_a_slice_without_any_graded_rollout_takes_no_step() -> None:

@@ -18,7 +18,8 @@ class TrackingConfig:
     Attributes:
         wandb_mode: `offline`, `online` or `disabled`.
         project: W&B project.
-        rollouts_every: Iterations between dumps of rollouts to `rollouts/`; 0 never.
+        rollouts_every: Iterations between dumps of rollouts to `rollouts/`, those of evaluations
+            included; 0 never.
     """
 
     wandb_mode: str = "offline"

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from cispo.ports import Tracker
-from cispo.types import Group, Metrics
+from cispo.types import Group, Metrics, RolloutKind
 
 
 class Fanout:
@@ -22,10 +22,12 @@ class Fanout:
         for tracker in self._trackers:
             tracker.log(step, metrics)
 
-    def record(self, step: int, groups: Sequence[Group]) -> None:
+    def record(
+        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    ) -> None:
         """Record to each."""
         for tracker in self._trackers:
-            tracker.record(step, groups)
+            tracker.record(step, groups, kind=kind)
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Finish each, also when one of them raises."""

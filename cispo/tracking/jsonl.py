@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cispo.errors import ConfigError
 from cispo.tracking.history import read_history
-from cispo.types import Group, Metrics
+from cispo.types import Group, Metrics, RolloutKind
 
 
 class JsonlTracker:
@@ -40,7 +40,9 @@ class JsonlTracker:
         self._file.write(line(step, metrics))
         self._file.flush()
 
-    def record(self, step: int, groups: Sequence[Group]) -> None:
+    def record(
+        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    ) -> None:
         """Rollouts have files of their own."""
 
     def finish(self, summary: Mapping[str, object]) -> None:

@@ -16,7 +16,7 @@ from cispo.tracking.activity import Activity, Phase
 from cispo.tracking.alarms import Alarms
 from cispo.tracking.headline import closing_lines, duration, headline
 from cispo.tracking.pace import Pace
-from cispo.types import Group, Metrics
+from cispo.types import Group, Metrics, RolloutKind
 
 _BAR_WIDTH = 32
 
@@ -71,7 +71,9 @@ class LiveConsole:
         for alarm in self._alarms.begun(metrics):
             self._console.print(Text(f"  alarm: {alarm}", style="bold red"))
 
-    def record(self, step: int, groups: Sequence[Group]) -> None:
+    def record(
+        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    ) -> None:
         """Rollouts are not shown."""
 
     def finish(self, summary: Mapping[str, object]) -> None:

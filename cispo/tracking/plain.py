@@ -9,7 +9,7 @@ from cispo.tracking.activity import Activity
 from cispo.tracking.alarms import Alarms
 from cispo.tracking.headline import closing_lines, headline
 from cispo.tracking.pace import Pace
-from cispo.types import Group, Metrics
+from cispo.types import Group, Metrics, RolloutKind
 
 
 class PlainConsole:
@@ -59,7 +59,9 @@ class PlainConsole:
         for alarm in self._alarms.begun(metrics):
             self.print(f"  alarm: {alarm}")
 
-    def record(self, step: int, groups: Sequence[Group]) -> None:
+    def record(
+        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    ) -> None:
         """Rollouts are not shown."""
 
     def finish(self, summary: Mapping[str, object]) -> None:

@@ -1,4 +1,4 @@
-"""Writes the rollouts of an iteration to a compressed file, to be read or graded again."""
+"""Writes rollouts to compressed files, to be read or graded again."""
 
 import gzip
 import json
@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from cispo.drops import drop_reason
-from cispo.types import Graded, Group, Metrics, Rollout, Ungraded, Verdict
+from cispo.types import Graded, Group, Metrics, Rollout, RolloutKind, Ungraded, Verdict
+
+_NAMES = {RolloutKind.TRAINING: "iteration", RolloutKind.HELD_OUT: "heldout"}
 
 
 class RolloutFiles:
-    """Writes `iteration_000001.jsonl.gz` and so on, one JSON object a rollout.
+    """Writes `iteration_000001.jsonl.gz` and `heldout_000001.jsonl.gz`, one JSON object a rollout.
 
     Args:
         folder: Made when missing.
-        every: Iterations between files; 0 writes none.
+        every: Iterations between files, whatever their kind; 0 writes none.
         keep_through: On a resume, the checkpoint's iteration: later files are removed.
     """
 
@@ -25,19 +27,22 @@ class RolloutFiles:
         self._every = every
         folder.mkdir(parents=True, exist_ok=True)
         if keep_through is not None:
-            for path in folder.glob("iteration_*.jsonl.gz"):
-                if int(path.name.removeprefix("iteration_").partition(".")[0]) > keep_through:
+            for path in folder.glob("*_*.jsonl.gz"):
+                if int(path.name.partition("_")[2].partition(".")[0]) > keep_through:
                     path.unlink()
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Metrics have a file of their own."""
 
-    def record(self, step: int, groups: Sequence[Group]) -> None:
-        """Write the iteration's file, all of it or nothing."""
+    def record(
+        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    ) -> None:
+        """Write the file of an iteration or evaluation, all of it or nothing."""
         if self._every == 0 or step % self._every:
             return
-        text = "".join(json.dumps(entry, ensure_ascii=False) + "\n" for entry in entries(groups))
-        path = self._folder / f"iteration_{step:06d}.jsonl.gz"
+        lines = (json.dumps(entry, ensure_ascii=False) for entry in entries(groups, kind=kind))
+        text = "".join(f"{line}\n" for line in lines)
+        path = self._folder / f"{_NAMES[kind]}_{step:06d}.jsonl.gz"
         unfinished = path.with_suffix(".tmp")
         # Without a time stamp equal rollouts make equal files.
         unfinished.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
@@ -53,14 +58,17 @@ def read_rollouts(path: Path) -> list[dict[str, Any]]:
         return [json.loads(entry) for entry in lines]
 
 
-def entries(groups: Sequence[Group]) -> Iterator[dict[str, Any]]:
+def entries(
+    groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+) -> Iterator[dict[str, Any]]:
     """One JSON object a rollout; `task_id`, `verifier`, `response`, `truth` suffice to grade it."""
     for group in groups:
-        dropped = drop_reason(group)
+        dropped = drop_reason(group) if kind is RolloutKind.TRAINING else None
         for member, (rollout, verdict) in enumerate(
             zip(group.rollouts, group.verdicts, strict=True)
         ):
             yield {
+                "kind": kind,
                 "group": group.index,
                 "member": member,
                 "task_id": group.task.task_id,

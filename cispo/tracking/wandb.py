@@ -11,9 +11,10 @@ import wandb
 
 from cispo.errors import ConfigError
 from cispo.tracking.rollouts import entries
-from cispo.types import Group, Metrics
+from cispo.types import Group, Metrics, RolloutKind
 
 _TABLE_ROWS = 16
+_TABLES = {RolloutKind.TRAINING: "rollouts", RolloutKind.HELD_OUT: "heldout_rollouts"}
 _TABLE_COLUMNS = ("task_id", "source", "response", "reward", "stop_reason", "action_tokens")
 
 
@@ -66,13 +67,16 @@ class WandbTracker:
         """Log one step."""
         self._attempt("log", lambda: self._run.log(dict(metrics), step=step))
 
-    def record(self, step: int, groups: Sequence[Group]) -> None:
-        """Log the first rollouts of the iteration as a table."""
+    def record(
+        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    ) -> None:
+        """Log the first rollouts as a table of their kind."""
 
         def send() -> None:
-            rows = [[e[c] for c in _TABLE_COLUMNS] for e in islice(entries(groups), _TABLE_ROWS)]
+            first = islice(entries(groups, kind=kind), _TABLE_ROWS)
+            rows = [[entry[column] for column in _TABLE_COLUMNS] for entry in first]
             table = wandb.Table(columns=list(_TABLE_COLUMNS), data=rows)
-            self._run.log({"rollouts": table}, step=step)
+            self._run.log({_TABLES[kind]: table}, step=step)
 
         self._attempt("record rollouts", send)
 

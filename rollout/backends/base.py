@@ -164,6 +164,8 @@ class EngineStatistics:
         prefix_evictions: Kept beginnings that were dropped for want of room.
         prefix_bytes: Memory of those that are kept now.
         pages_used: Pages of keys and values in use now.
+        pages_peak: Most that were in use after a step; counted by `EngineDriver`.
+        load_seconds: Wall time in which weights were replaced; counted by `EngineDriver`.
     """
 
     sampled_tokens: int = 0
@@ -175,6 +177,8 @@ class EngineStatistics:
     prefix_evictions: int = 0
     prefix_bytes: int = 0
     pages_used: int = 0
+    pages_peak: int = 0
+    load_seconds: float = 0.0
 
 
 class Backend(Protocol):
@@ -201,22 +205,6 @@ class Backend(Protocol):
     def abort(self, request_id: int) -> None:
         """Forget a request; nothing of it is returned any more."""
 
-    def suspend(self, request_id: int) -> Suspended:
-        """Take an unfinished request out of the engine, to be resumed later.
-
-        Members that have ended stay ended, and increments that were not fetched yet still can be.
-
-        Raises:
-            ValueError: There is no such request, or this engine cannot suspend.
-        """
-
-    def resume(self, suspended: Suspended) -> None:
-        """Go on with a suspended request; its tokens are those of an uninterrupted one.
-
-        Raises:
-            ValueError: This engine cannot go on with it.
-        """
-
     def increments(self) -> list[Increment]:
         """Return what requests with `stream` got since the last call, a finished member's included.
 
@@ -239,6 +227,22 @@ class Backend(Protocol):
         Raises:
             WeightSyncError: The buckets are not the whole model, or changed on the way.
         """
+
+
+class SuspendingBackend(Backend, Protocol):
+    """An engine whose requests can be taken out and go on later; which one can, its type says."""
+
+    def suspend(self, request_id: int) -> Suspended:
+        """Take an unfinished request out of the engine, to be resumed later.
+
+        Members that have ended stay ended, and increments that were not fetched yet still can be.
+
+        Raises:
+            ValueError: There is no such request.
+        """
+
+    def resume(self, suspended: Suspended) -> None:
+        """Go on with a suspended request; its tokens are those of an uninterrupted one."""
 
 
 def refuse_beyond(request: Request, limit: int | None) -> None:

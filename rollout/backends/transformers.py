@@ -22,7 +22,6 @@ from rollout.backends.base import (
     Increment,
     Request,
     StopRules,
-    Suspended,
     refuse_beyond,
     refuse_text_rules,
 )
@@ -116,23 +115,6 @@ class TransformersBackend:
         """Forget a request."""
         self._waiting = deque(w for w in self._waiting if w.request.request_id != request_id)
         self._retire(self._sequences.forget(request_id))
-
-    def suspend(self, request_id: int) -> Suspended:
-        """Refuse: caches of transformers are of too many kinds to be taken apart.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f"request {request_id}: rollout.backend=transformers cannot suspend")
-
-    def resume(self, suspended: Suspended) -> None:
-        """Refuse: nothing of this engine was ever suspended.
-
-        Raises:
-            ValueError: Always.
-        """
-        task = suspended.request.task_id
-        raise ValueError(f"task {task}: rollout.backend=transformers cannot resume")
 
     def increments(self) -> list[Increment]:
         """Return what streaming requests got since the last call."""

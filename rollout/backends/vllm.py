@@ -23,7 +23,6 @@ from rollout.backends.base import (
     Increment,
     Request,
     StopRules,
-    Suspended,
     refuse_features,
 )
 
@@ -125,23 +124,6 @@ class VllmBackend:
         self._engine.abort_request(names)
         for name in names:
             del self._running[name]
-
-    def suspend(self, request_id: int) -> Suspended:
-        """Refuse: this engine cannot suspend.
-
-        Raises:
-            ValueError: Always.
-        """
-        raise ValueError(f"request {request_id}: rollout.backend=vllm cannot suspend")
-
-    def resume(self, suspended: Suspended) -> None:
-        """Refuse: this engine cannot suspend.
-
-        Raises:
-            ValueError: Always.
-        """
-        task = suspended.request.task_id
-        raise ValueError(f"task {task}: rollout.backend=vllm cannot resume")
 
     def increments(self) -> list[Increment]:
         """Return nothing: streaming requests are refused."""

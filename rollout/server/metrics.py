@@ -7,7 +7,7 @@ from rollout.driver import Load
 from rollout.server.traffic import Traffic
 
 CONTENT_TYPE = "text/plain; version=0.0.4"
-_STATES = frozenset({"prefix_bytes", "pages_used"})
+_STATES = frozenset({"prefix_bytes", "pages_used", "pages_peak"})
 """Statistics of an engine that go up and down."""
 
 

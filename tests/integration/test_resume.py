@@ -55,9 +55,11 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def metrics(folder: Path) -> Sequence[dict[str, float]]:
-    """The run's lines without what a clock measured."""
+    """The run's lines without what a clock measured or depends on timing."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if not k.startswith("time/")} for line in lines]
+    return [
+        {k: v for k, v in line.items() if not k.startswith(("time/", "engine/"))} for line in lines
+    ]
 
 
 def rollouts(folder: Path) -> dict[str, bytes]:

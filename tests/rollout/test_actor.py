@@ -18,7 +18,6 @@ from rollout.backends.base import (
     Increment,
     Request,
     StopRules,
-    Suspended,
 )
 from rollout.backends.scripted import ScriptedBackend
 from rollout.driver import Engine
@@ -119,12 +118,6 @@ class BrokenBackend:
     def increments(self) -> list[Increment]:
         return []
 
-    def suspend(self, request_id: int) -> Suspended:
-        raise ValueError("cannot suspend")
-
-    def resume(self, suspended: Suspended) -> None:
-        raise ValueError("cannot suspend")
-
     def load_weights(self, version: PolicyVersion, buckets: object) -> str:
         return ""
 
@@ -145,10 +138,10 @@ async def test_an_engine_that_breaks_tells_everyone_who_waits() -> None:
 async def test_a_caller_who_leaves_frees_the_rows() -> None:
     tokenizer = load_tokenizer(str(bundled_tokenizer("bpe1024")))
     stop = StopRules(token_ids=frozenset({1}))
-    backend = ScriptedBackend(lambda request, member: [5] * 10_000, stop)
+    backend = ScriptedBackend(lambda request, member: [5] * 100_000, stop, seconds_per_step=0.002)
     actor = RolloutActor("it", lambda: Engine(backend, tokenizer))
     await actor.start()
-    endless = SamplingConfig(max_new_tokens=10_000)
+    endless = SamplingConfig(max_new_tokens=100_000)
     leaving = asyncio.create_task(actor.sample(task(), 4, seed=1, sampling=endless))
     staying = asyncio.create_task(actor.sample(task(), 1, seed=1, sampling=SAMPLING))
     rollouts: list[Rollout] = await staying

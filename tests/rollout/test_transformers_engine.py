@@ -125,10 +125,3 @@ def test_requests_of_different_lengths_share_every_pass() -> None:
     assert passes == 6  # a prompt each
     engine.step()
     assert passes == 7
-
-
-def test_a_request_cannot_be_suspended() -> None:
-    engine = backend(PADDED["llama"])
-    engine.start(make_request())
-    with pytest.raises(ValueError, match="cannot suspend"):
-        engine.suspend(0)

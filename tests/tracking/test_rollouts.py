@@ -1,6 +1,7 @@
 from pathlib import Path
 
 from cispo.tracking.rollouts import RolloutFiles, read_rollouts
+from cispo.types import RolloutKind
 from tests.fakes import make_group
 
 
@@ -48,6 +49,20 @@ def test_a_resume_removes_the_files_beyond_its_checkpoint(tmp_path: Path) -> Non
         files.record(step, [make_group([1.0, 0.0])])
     RolloutFiles(tmp_path, every=1, keep_through=1)
     assert names(tmp_path) == ["iteration_000001.jsonl.gz"]
+
+
+def test_held_out_rollouts_have_files_and_a_kind_of_their_own(tmp_path: Path) -> None:
+    files = RolloutFiles(tmp_path, every=2)
+    for step in (0, 1, 2):
+        files.record(step, [make_group([1.0, 1.0])], kind=RolloutKind.HELD_OUT)
+    files.record(2, [make_group([1.0, 0.0])])
+    held_out = ["heldout_000000.jsonl.gz", "heldout_000002.jsonl.gz"]
+    assert names(tmp_path) == [*held_out, "iteration_000002.jsonl.gz"]
+    entry = read_rollouts(tmp_path / "heldout_000002.jsonl.gz")[0]
+    assert (entry["kind"], entry["without_signal"]) == ("heldout", None)
+    assert read_rollouts(tmp_path / "iteration_000002.jsonl.gz")[0]["kind"] == "training"
+    RolloutFiles(tmp_path, every=2, keep_through=1)
+    assert names(tmp_path) == held_out[:1]
 
 
 def test_equal_rollouts_make_equal_files(tmp_path: Path) -> None:
