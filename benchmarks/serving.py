@@ -1,7 +1,7 @@
 """What HTTP costs: tokens a second of the engine alone, behind its driver, and behind the server.
 
-    python -m benchmarks.serving           # writes results/serving.json
-    python -m benchmarks.serving --quick   # fewer tokens
+    python -m benchmarks.serving           # three minutes; writes results/serving.json
+    python -m benchmarks.serving --quick   # fewer requests and tokens, stores nothing
 
 One model, one engine each, float32, one thread; the ways take turns. `openai` clients run in a
 process of their own, on the other core, and are started before the clock. Beside wall time stands
@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ from rollout.server.service import Service
 
 RESULT = Path(__file__).parent / "results" / "serving.json"
 REQUESTS = (1, 32, 128)
+QUICK_REQUESTS = (1, 32)
+DRIVER, WHOLE, STREAMS = "driver", "server, whole answers", "server, streams"
 ROUNDS = 3
 PROMPT = tuple(range(5, 13))
 
@@ -112,7 +114,7 @@ async def ask(url: str, count: int, tokens: int, *, stream: bool) -> float:
         return time.perf_counter() - start
 
 
-async def measure(tokens: int, rounds: int) -> list[dict[str, Any]]:
+async def measure(requests: Sequence[int], tokens: int, rounds: int) -> list[dict[str, Any]]:
     driver = await EngineDriver.start(engine)
     service = Service(
         driver=driver, model="small", context_length=4096, defaults=SamplingConfig(), has_chat=False
@@ -123,11 +125,11 @@ async def measure(tokens: int, rounds: int) -> list[dict[str, Any]]:
         serving = asyncio.create_task(serve(service, listener, stop))
         ways = {
             "engine alone": alone(engine().backend),
-            "driver": driven(driver),
-            "server, whole answers": served(url, stream=False),
-            "server, streams": served(url, stream=True),
+            DRIVER: driven(driver),
+            WHOLE: served(url, stream=False),
+            STREAMS: served(url, stream=True),
         }
-        rows = [await compare(ways, count, tokens, rounds) for count in REQUESTS]
+        rows = [await compare(ways, count, tokens, rounds) for count in requests]
         stop.set()
         await serving
     driver.close()
@@ -148,24 +150,35 @@ async def compare(ways: dict[str, Way], count: int, tokens: int, rounds: int) ->
         "tokens_each": tokens,
         "tokens_per_second": {name: statistics.median(rate) for name, rate in rates.items()},
         "cpu_microseconds_per_token": {name: statistics.median(c) for name, c in costs.items()},
+        "http_adds_cpu_microseconds": {
+            name: statistics.median(
+                ours - alone for ours, alone in zip(costs[name], costs[DRIVER], strict=True)
+            )
+            for name in (WHOLE, STREAMS)
+        },
     }
     for name in ways:
         rate = row["tokens_per_second"][name]
         cost = row["cpu_microseconds_per_token"][name]
         print(f"{count:4} requests  {name:24} {rate:9.0f} tokens/s {cost:9.1f} CPU us/token")
+    for name, added in row["http_adds_cpu_microseconds"].items():
+        print(f"{count:4} requests  {name:24} adds {added:.1f} CPU us/token to the driver's")
     return row
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer tokens")
+    parser.add_argument("--quick", action="store_true", help="stores nothing")
     parser.add_argument("--client", nargs=4, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.client:
         url, count, tokens, stream = arguments.client
         print(asyncio.run(ask(url, int(count), int(tokens), stream=stream == "1")))
         return
-    rows = asyncio.run(measure(30 if arguments.quick else 200, 1 if arguments.quick else ROUNDS))
+    if arguments.quick:
+        asyncio.run(measure(QUICK_REQUESTS, 30, 1))
+        return
+    rows = asyncio.run(measure(REQUESTS, 200, ROUNDS))
     RESULT.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=1) + "\n")
 
 
