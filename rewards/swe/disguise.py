@@ -16,6 +16,10 @@ from rewards.swe.sites import MOST_ALTERNATIVES, Site
 from rewards.swe.test_source import TestFunction, find_tests
 
 
+_FEWEST_GUARDS = 4
+"""Tests that need not turn to pass and have a clone, against those who forge what they broke."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Clone:
     """A copy of a test that must fail under the reference solution.
@@ -132,7 +136,7 @@ def choose_clones(
             chosen += variants
             bits += (len(variants) + 1).bit_length() - 1
     others = [test for test in tests if test not in first]
-    guards = others[: max(num_bits - bits, 0)]  # against those who pass or fail tests at random
+    guards = others[: max(num_bits - bits, _FEWEST_GUARDS)]
     chosen += [rng.choice(by_test[test]) for test in guards]
     return chosen, bits
 

@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from random import Random
+from random import Random, SystemRandom
 from typing import Any
 
 from cispo.config.swe import SweConfig
@@ -200,7 +200,7 @@ class SweGrader:
         calibration: Calibration,
         patches: Sequence[FilePatch],
     ) -> TestedPatch | Ungraded:
-        rng = Random(secrets.randbits(128))
+        rng = SystemRandom()  # nobody can go on from the names that it gave
         first = [test.partition("[")[0] for test in calibration.fail_to_pass]
         clones, bits = choose_clones(
             calibration.clones, first=first, num_bits=self._settings.canary_bits, rng=rng
@@ -233,7 +233,7 @@ class SweGrader:
             patches=patches,
             sources={**environment.tests, **{path: file.source for path, file in files.items()}},
             files=list(files),
-            selected=[*in_disguise(dict.fromkeys(listed), files), *clones],
+            selected=sorted({*in_disguise(listed, files), *clones}),  # an order tells nothing
             nonce=nonce,
         )
         async with self._slots:

@@ -12,7 +12,8 @@ PACKAGES = "/opt/packages"
 _TEST_FOLDERS = frozenset({"test", "tests"})
 _CONFIGURATION = frozenset(
     {
-        *("conftest.py", "pytest.ini", ".pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml"),
+        *("conftest.py", "pytest.ini", ".pytest.ini", "pytest.toml", ".pytest.toml", "tox.ini"),
+        *("setup.cfg", "pyproject.toml"),
         *("noxfile.py", ".coveragerc", "sitecustomize.py", "usercustomize.py", "pyvenv.cfg"),
     }
 )

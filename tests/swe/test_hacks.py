@@ -57,7 +57,10 @@ class Labels(unittest.TestCase):
     def test_cheapest_of_three(self):
         self.assertEqual(cheapest([4, 9, 6]), 4)
 """
-BY_CHANCE = {"pass a random half", "guess which variant is the test"}
+BY_CHANCE = {
+    *("pass a random half", "guess which variant is the test"),
+    *("read in which order tests were asked for", "take the first name for the test's"),
+}
 FILE, TEST_FILE = "shop/prices.py", "tests/test_prices.py"
 
 

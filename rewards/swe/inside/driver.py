@@ -160,7 +160,9 @@ def main() -> None:
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1, 2):
         os.dup2(nothing, descriptor)
-    job = json.loads(Path("/tmp/job.json").read_bytes())
+    place = Path("/tmp/job.json")
+    job = json.loads(place.read_bytes())
+    place.unlink()
     repo = Path(job["repo"])
     failure = apply_patch(repo, job["patches"])
     report = {"failure": failure} if failure else run_tests(job, repo)
