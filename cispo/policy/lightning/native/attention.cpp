@@ -68,11 +68,11 @@ Buffer buffer(size_t rows, size_t width) {
 
 // Buffers of one thread.
 struct Workspace {
-    Buffer q, k, v, grad, flipped, scores, out, faded, turned, states;
+    Buffer query, key, value, flipped, scores, out, faded, turned, states;
 
     Workspace(const ChunkSizes& s, int64_t heads)
-        : q(buffer(s.depth, s.width)), k(buffer(s.depth, s.width)), v(buffer(s.depth, s.width)),
-          grad(buffer(s.depth, s.width)), flipped(buffer(s.columns, s.depth)),
+        : query(buffer(s.depth, s.width)), key(buffer(s.depth, s.width)),
+          value(buffer(s.depth, s.width)), flipped(buffer(s.columns, s.depth)),
           scores(buffer(s.depth, s.depth)), out(buffer(s.depth, s.width)),
           faded(buffer(s.depth, s.width)), turned(buffer(s.columns, s.width)),
           states(buffer(heads * s.columns, s.width)) {}
@@ -96,6 +96,7 @@ class Job {
         attention(p.rows(p.grad_output, sequence, 1, 0, false), part(p.qkv, 2, false),
                   part(p.qkv, 1, false), part(p.grad_qkv, 0, false), true, nullptr);
     }
+
     // dv = A'(k, q, do) and dk = A'(v, do, q); both states start as the final state's gradient
     void keys_and_values() {
         const Rows q = part(p.qkv, 0, true), k = part(p.qkv, 1, true), v = part(p.qkv, 2, true),
@@ -106,20 +107,16 @@ class Job {
         for_steps(tensors, 6, 4, [&](int64_t t, int m, int64_t h, Ahead& ahead) {
             const int lead = t > 0;  // what the last token owes the final state has not faded
             const bool has_state = t > 0 || p.grad_final;
-            read_chunk(q, h, t, m, w.q.get());
-            read_chunk(k, h, t, m, w.k.get());
-            read_chunk(v, h, t, m, w.v.get());
-            read_chunk(grad, h, t, m, w.grad.get());
-            attend_chunk(h, m, lead, w.k.get(), w.q.get(), w.grad.get(),
-                         has_state ? state(h) : nullptr, ahead);
-            write(grad_v, h, t, m, s.D, w.out.get(), s.width);
+            read_chunk(q, h, t, m, w.key.get());
+            read_chunk(grad, h, t, m, w.value.get());
+            attend_chunk(h, t, m, lead, k, w.key.get(), w.value.get(),
+                         has_state ? state(h) : nullptr, grad_v, ahead);
             if (has_state)
                 transpose(state(h), s.width, s.columns, s.columns, w.turned.get(), s.width);
-            attend_chunk(h, m, lead, w.v.get(), w.grad.get(), w.q.get(),
-                         has_state ? w.turned.get() : nullptr, ahead);
-            write(grad_k, h, t, m, s.D, w.out.get(), s.width);
+            attend_chunk(h, t, m, lead, v, w.value.get(), w.key.get(),
+                         has_state ? w.turned.get() : nullptr, grad_k, ahead);
             if (t + m < T || p.grad_initial)
-                absorb(s, decays[h], m, decays[h].loss(m - 1 + lead), w.q.get(), w.grad.get(),
+                absorb(s, decays[h], m, decays[h].loss(m - 1 + lead), w.key.get(), w.value.get(),
                        w.faded.get(), state(h), ahead);
         });
         if (p.grad_initial) save_states(T > 0 ? 1 : 0, p.grad_initial);
@@ -143,15 +140,13 @@ class Job {
         load_states(p.initial, is_turned);
         const Rows* tensors[] = {&query, &key, &value, &out};
         for_steps(tensors, 4, 3, [&](int64_t t, int m, int64_t h, Ahead& ahead) {
-            read_chunk(query, h, t, m, w.q.get());
-            read_chunk(key, h, t, m, w.k.get());
-            read_chunk(value, h, t, m, w.v.get());
-            attend_chunk(h, m, 1, w.q.get(), w.k.get(), w.v.get(),
-                         t > 0 || p.initial ? state(h) : nullptr, ahead);
-            write(out, h, t, m, s.D, w.out.get(), s.width);
+            read_chunk(key, h, t, m, w.key.get());
+            read_chunk(value, h, t, m, w.value.get());
+            attend_chunk(h, t, m, 1, query, w.key.get(), w.value.get(),
+                         t > 0 || p.initial ? state(h) : nullptr, out, ahead);
             if (t + m < T || final)
-                absorb(s, decays[h], m, decays[h].loss(m), w.k.get(), w.v.get(), w.faded.get(),
-                       state(h), ahead);
+                absorb(s, decays[h], m, decays[h].loss(m), w.key.get(), w.value.get(),
+                       w.faded.get(), state(h), ahead);
         });
         if (final) save_states(0, final);
     }
@@ -174,11 +169,26 @@ class Job {
         read(rows, h, t, m, s.D, to, s.depth, s.width);
     }
 
-    void attend_chunk(int64_t h, int m, int lead, const float* query, const float* key,
-                      const float* value, const float* before, Ahead& ahead) {
+    void attend_chunk(int64_t h, int64_t t, int m, int lead, const Rows& query, const float* key,
+                      const float* value, const float* before, const Rows& out, Ahead& ahead) {
+        // queries are read by few tiles and results written by one: in place, if no tile goes
+        // beyond them
+        Place from{w.query.get(), s.width, false}, to{w.out.get(), s.width, false};
+        if (!query.is_half && m % kScoreRows == 0)
+            from = in_place(query, h, t);
+        else
+            read_chunk(query, h, t, m, from.at);
+        const bool is_in_place = !out.is_half && m % kTileRows == 0 && s.D == s.columns;
+        if (is_in_place) to = in_place(out, h, t);
         transpose(key, s.width, s.depth, s.columns, w.flipped.get(), s.depth);
-        attend(s, decays[h], m, lead, query, w.flipped.get(), value, before, w.scores.get(),
-               w.out.get(), ahead);
+        attend(s, decays[h], m, lead, from, w.flipped.get(), value, before, w.scores.get(), to,
+               ahead);
+        if (!is_in_place) write(out, h, t, m, s.D, to.at, s.width);
+    }
+
+    static Place in_place(const Rows& rows, int64_t h, int64_t t) {
+        return {reinterpret_cast<float*>(rows.at(t, h)),
+                rows.token / static_cast<ptrdiff_t>(sizeof(float)), rows.is_streamed};
     }
 
     float* state(int64_t h) { return w.states.get() + (h - first) * s.columns * s.width; }

@@ -84,6 +84,13 @@ class Ahead {
     int count_, D_, next_ = 0;
 };
 
+// Rows of float32, `row` numbers apart.
+struct Place {
+    float* at;
+    ptrdiff_t row;
+    bool is_streamed;
+};
+
 // Calls body(tile, column) for tiles that cover the columns (whole vectors) from `begin` on.
 template <int M, int N, class Body>
 inline void for_columns(int begin, int columns, const Body& body) {
@@ -91,16 +98,16 @@ inline void for_columns(int begin, int columns, const Body& body) {
     if constexpr (N > 1) for_columns<M, N - 1>(begin, columns, body);
 }
 
-// out [m][width] of m tokens; key_t is [D][depth], `state` null for zero. `lead` is the power of
-// lambda by which the state has faded when the first token reads it.
-inline void attend(const ChunkSizes& s, const Decay& decay, int m, int lead, const float* query,
+// `out` of m tokens, written in whole tiles; key_t is [D][depth], `state` null for zero. `lead` is
+// the power of lambda by which the state has faded when the first token reads it.
+inline void attend(const ChunkSizes& s, const Decay& decay, int m, int lead, Place query,
                    const float* key_t, const float* value, const float* state, float* scores,
-                   float* out, Ahead& ahead) {
+                   Place out, Ahead& ahead) {
     for (int r = 0; r < m; r += kScoreRows) {
         const int seen = round_up(r + kScoreRows, kLanes);
         for_columns<kScoreRows, kScoreVectors>(0, seen, [&](auto tile, int column) {
             tile.zero();
-            tile.multiply(s.D, query + r * s.width, s.width, 1, key_t + column, s.depth);
+            tile.multiply(s.D, query.at + r * query.row, query.row, 1, key_t + column, s.depth);
             const float* mask = decay.mask_at(s, r, column);
             tile.each([=](Vector& v, int i, int j) { v *= load(mask - i + j); });
             tile.store(scores + r * s.depth + column, s.depth);
@@ -111,13 +118,17 @@ inline void attend(const ChunkSizes& s, const Decay& decay, int m, int lead, con
         for (int r = 0; r < m; r += kTileRows) {
             tile.zero();
             if (state) {
-                tile.multiply(s.D, query + r * s.width, s.width, 1, state + column, s.width);
+                tile.multiply(s.D, query.at + r * query.row, query.row, 1, state + column, s.width);
                 const float* power = decay.power.data() + lead + r;
                 tile.each([=](Vector& v, int i, int) { v *= power[i]; });
             }
             const int seen = std::min(r + kTileRows, m);
             tile.multiply(seen, scores + r * s.depth, s.depth, 1, value + column, s.width);
-            tile.store(out + r * s.width + column, s.width);
+            float* const place = out.at + r * out.row + column;
+            if (out.is_streamed)
+                tile.each([=](Vector& v, int i, int j) { stream(place + i * out.row + j, v); });
+            else
+                tile.store(place, out.row);
             ahead.some();
         }
     });
