@@ -13,7 +13,7 @@ from cispo.config.swe import SweConfig
 from cispo.data.swe.instance import Instance
 from cispo.data.swe.patch import FilePatch
 from rewards.swe.answer import as_json
-from sandboxes.base import ExecResult, Limits, Outcome, Program
+from sandboxes.base import ExecResult, Limits, Outcome, Program, lost
 from sandboxes.swe.environment import Environment
 from sandboxes.swe.inside import hunks
 from sandboxes.swe.paths import PACKAGES, roots_in_jail
@@ -98,7 +98,7 @@ async def run_in_jail(
                     program = _program(instance, order)
                     ran = await session.run(program, limits, result_bytes=_REPORT_BYTES)
             except WorkspaceLostError as error:
-                ran = Ran(result=_lost(str(error)), private=b"")
+                ran = Ran(result=lost(str(error)), private=b"")
         run = JailRun(result=ran.result, report=_read(ran))
         if ran.result.outcome is not Outcome.LOST and not _was_killed(ran.result):
             break
@@ -173,14 +173,3 @@ def _read(ran: Ran) -> Mapping[str, Any] | None:
 
 def _was_killed(result: ExecResult) -> bool:
     return result.outcome is Outcome.EXITED and result.exit_code == 128 + signal.SIGKILL
-
-
-def _lost(reason: str) -> ExecResult:
-    return ExecResult(
-        outcome=Outcome.LOST,
-        exit_code=None,
-        stdout=b"",
-        stderr=reason.encode(),
-        cpu_seconds=0.0,
-        wall_seconds=0.0,
-    )
