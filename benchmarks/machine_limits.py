@@ -1,4 +1,7 @@
-"""What this machine can do at most: multiply-adds a second, and bytes a second by working set."""
+"""What this machine can do at most: multiply-adds a second, and bytes a second by working set.
+
+All on as many threads as torch has at the time.
+"""
 
 import time
 from collections.abc import Callable
