@@ -15,6 +15,7 @@ from cispo.types import PolicyVersion, Rollout, StopReason, Task
 from rollout.agents import Agents
 from rollout.backends.base import EngineStatistics, Finished, Request, SamplingParams
 from rollout.driver import Engine, EngineDriver
+from rollout.routes import joined_routes
 from rollout.text import before_stop
 
 if TYPE_CHECKING:
@@ -100,6 +101,9 @@ def _rollout(request: Request, member: Finished, tokenizer: Any) -> Rollout:
         task_id=request.task_id,
         token_ids=(*request.prompt, *member.token_ids),
         action_mask=(False,) * num_prompt + tuple(member.is_sampled),
+        routed_experts=joined_routes(
+            [(num_prompt, None), (len(member.token_ids), member.routed_experts)]
+        ),
         behaviour_logprobs=(0.0,) * num_prompt + tuple(member.logprobs),
         text=before_stop(answer, request.sampling.stop),
         stop_reason=member.stop_reason,

@@ -50,6 +50,7 @@ class EngineTurns:
             token_ids=finished.token_ids,
             logprobs=finished.logprobs,
             is_sampled=finished.is_sampled,
+            routed_experts=finished.routed_experts,
             stop_reason=finished.stop_reason,
             oldest_version=finished.oldest_version,
             newest_version=finished.newest_version,

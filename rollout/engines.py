@@ -18,6 +18,7 @@ from cispo.policy.load import (
     load_tokenizer,
     new_lightning_policy,
 )
+from cispo.types import UNROUTED
 from rollout.backends.base import Backend, StopRules
 from rollout.backends.lightning import LightningBackend
 from rollout.backends.scripted import ScriptedBackend, script_from_file
@@ -84,6 +85,7 @@ def _model_engine(
                 prefix_cache_bytes=rollout.prefix_cache_bytes,
                 recomputes_state=rollout.weights_in_flight == "recompute_state",
                 replays=rollout.logprobs == "replay",
+                keeps_routes=_keeps_routes(rollout, model),
             )
             context_length = model.config.max_position_embeddings
         case TransformersPolicy():
@@ -95,6 +97,14 @@ def _model_engine(
             )
     score = functools.partial(score_tokens, model)
     return Engine(backend, tokenizer, context_length=context_length, score=score)
+
+
+def _keeps_routes(rollout: RolloutConfig, model: LightningModel) -> bool:
+    if rollout.routing_replay is not None:
+        return rollout.routing_replay
+    has_routers = 1 < model.config.num_local_experts <= UNROUTED
+    is_rounded = model.lm_head.weight.dtype == torch.bfloat16
+    return has_routers and is_rounded and rollout.logprobs == "sampled"
 
 
 def _model(policy: PolicyConfig, rollout: RolloutConfig) -> Policy:

@@ -14,6 +14,7 @@ from typing import Protocol
 from cispo.policy.tool_calls import ToolCallError, parse_tool_calls
 from cispo.seeding import stream_seed
 from cispo.types import Message, PolicyVersion, Rollout, StopReason, Task
+from rollout.routes import joined_routes
 from rollout.tools import Toolbox
 from sandboxes.workspace import WorkspaceLostError
 
@@ -26,6 +27,7 @@ class Turn:
         token_ids: [T] sampled and forced tokens, the token that ended the turn included.
         logprobs: [T] in nats, of the distribution that was sampled from; 0.0 where forced.
         is_sampled: [T] False on tokens that the engine forced.
+        routed_experts: [T M] see `cispo.types.Rollout`; None where the engine keeps no record.
         stop_reason: Why it ended.
         oldest_version: Weights that sampled its first token.
         newest_version: Weights that sampled its last token.
@@ -37,6 +39,7 @@ class Turn:
     stop_reason: StopReason
     oldest_version: PolicyVersion
     newest_version: PolicyVersion
+    routed_experts: bytes | None = None
 
 
 class TurnSampler(Protocol):
@@ -85,11 +88,13 @@ class _Transcript:
     logprobs: list[float]
     said: list[str] = field(default_factory=list)
     versions: list[PolicyVersion] = field(default_factory=list)
+    routes: list[tuple[int, bytes | None]] = field(default_factory=list)
 
     def add_turn(self, turn: Turn, text: str) -> None:
         self.token_ids += turn.token_ids
         self.action_mask += turn.is_sampled
         self.logprobs += turn.logprobs
+        self.routes.append((len(turn.token_ids), turn.routed_experts))
         self.said.append(text)
         self.versions += (turn.oldest_version, turn.newest_version)
 
@@ -97,6 +102,7 @@ class _Transcript:
         self.token_ids += token_ids
         self.action_mask += [False] * len(token_ids)
         self.logprobs += [0.0] * len(token_ids)
+        self.routes.append((len(token_ids), None))
 
 
 async def run_episode(
@@ -130,7 +136,8 @@ async def run_episode(
         WorkspaceLostError: The workspace was lost before the policy spoke.
     """
     prompt = wording.prompt(task)
-    transcript = _Transcript(prompt, [False] * len(prompt), [0.0] * len(prompt))
+    transcript = _Transcript([], [], [])
+    transcript.add_results(prompt)
     submission: str | None = None
     try:
         reason = await _play(transcript, policy, wording, tools, budgets, seed)
@@ -149,6 +156,7 @@ async def run_episode(
         oldest_version=min(transcript.versions),
         newest_version=max(transcript.versions),
         submission=submission,
+        routed_experts=joined_routes(transcript.routes),
     )
 
 

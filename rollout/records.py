@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cispo.types import UNROUTED
 from rollout.sampling import Drawn
 
 _FIRST_COLUMNS = 256
@@ -16,14 +17,20 @@ class Records:
 
     Args:
         capacity: Rows.
+        num_routes: Experts a token, where these are kept too; see `cispo.types.Rollout`.
         device: Where sampled tokens are.
     """
 
-    def __init__(self, capacity: int, *, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self, capacity: int, *, num_routes: int = 0, device: torch.device | str = "cpu"
+    ) -> None:
         def matrix(dtype: torch.dtype) -> Tensor:
             return torch.zeros(capacity, _FIRST_COLUMNS, dtype=dtype, device=device)
 
         self._matrices = [matrix(torch.int32), matrix(torch.float32), matrix(torch.float32)]
+        if num_routes:
+            shape = (capacity, _FIRST_COLUMNS, num_routes)
+            self._matrices.append(torch.full(shape, UNROUTED, dtype=torch.uint8, device=device))
         self._longest = 0
 
     def append(self, rows: Tensor, counts: Tensor, drawn: Drawn) -> None:
@@ -31,7 +38,7 @@ class Records:
         self._longest += 1
         if self._longest > self._matrices[0].shape[1]:
             self.make_room(int(counts.max()) + 1)
-        tokens, logprobs, full_logprobs = self._matrices
+        tokens, logprobs, full_logprobs = self._matrices[:3]
         place = (rows, counts)
         tokens.index_put_(place, drawn.token_ids.int())
         logprobs.index_put_(place, drawn.logprobs)
@@ -43,7 +50,9 @@ class Records:
         columns = self._matrices[0].shape[1]
         if longest > columns:
             more = max(longest, 2 * columns) - columns
-            self._matrices = [F.pad(matrix, (0, more)) for matrix in self._matrices]
+            self._matrices = [
+                F.pad(matrix, (0, 0) * (matrix.dim() - 2) + (0, more)) for matrix in self._matrices
+            ]
 
     def tokens(self, row: int, part: slice) -> list[int]:
         """Return some of a row's tokens."""
@@ -52,8 +61,24 @@ class Records:
 
     def read(self, row: int, part: slice) -> tuple[list[int], list[float], list[float]]:
         """Return some of a row's tokens, with log-probabilities after and before truncation."""
-        token_ids, logprobs, full_logprobs = (m[row, part].tolist() for m in self._matrices)
+        token_ids, logprobs, full_logprobs = (m[row, part].tolist() for m in self._matrices[:3])
         return token_ids, logprobs, full_logprobs
+
+    def route(self, rows: Tensor, places: Tensor, routes: Tensor) -> None:
+        """Keep the experts [N, M] uint8 of one token of each of rows [N], at [N] `places`."""
+        self._matrices[3].index_put_((rows, places), routes)
+
+    def forget_routes(self, row: int, count: int) -> None:
+        """Take back what `route` kept of the first `count` tokens of a row."""
+        for routes in self._matrices[3:]:
+            routes[row, :count] = UNROUTED
+
+    def routes(self, row: int, count: int) -> bytes | None:
+        """Return the experts of a row of `count` tokens, the last of which was never read."""
+        for routes in self._matrices[3:]:
+            known: bytes = routes[row, : count - 1].cpu().numpy().tobytes()
+            return known + bytes([UNROUTED]) * routes.shape[-1]
+        return None
 
     def replace(self, row: int, part: slice, full_logprobs: Tensor, is_sampled: Tensor) -> None:
         """Put other log-probabilities before truncation in some places; the kept mass stays.
@@ -64,7 +89,7 @@ class Records:
             full_logprobs: [n] float32.
             is_sampled: [n] False keeps 0.0.
         """
-        _, logprobs, full = (matrix[row, part] for matrix in self._matrices)
+        _, logprobs, full = (matrix[row, part] for matrix in self._matrices[:3])
         log_kept = full - logprobs
         full.copy_(full_logprobs.where(is_sampled, 0.0))
         logprobs.copy_((full_logprobs - log_kept).where(is_sampled, 0.0))

@@ -69,6 +69,7 @@ def finished_member(
         full_logprobs=full_logprobs,
         is_sampled=is_sampled,
         top_logprobs=owner.top_logprobs if owner.request.top_logprobs else None,
+        routed_experts=records.routes(row, len(is_sampled)),
         stop_reason=reason,
         oldest_version=owner.oldest_version,
         newest_version=version,

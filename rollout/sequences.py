@@ -47,6 +47,7 @@ class Sequences:
         capacity: Most rows.
         vocabulary_size: V.
         stop: When they end.
+        num_routes: Experts a token, where these are to be kept.
         device: Where the logits will be.
         kernels: Of the sampling; see `sample`.
     """
@@ -57,6 +58,7 @@ class Sequences:
         *,
         vocabulary_size: int,
         stop: StopRules,
+        num_routes: int = 0,
         device: torch.device | str = "cpu",
         kernels: str = "torch",
     ) -> None:
@@ -69,7 +71,7 @@ class Sequences:
         self._increments: list[Increment] = []
 
         self._columns = Columns.empty(capacity, device=device)
-        self._records = Records(capacity, device=device)
+        self._records = Records(capacity, num_routes=num_routes, device=device)
         self._codes = torch.zeros_like(self._columns.counts)
         self._active: _Active | None = None
         self._texts: TextRules | None = None
@@ -142,6 +144,15 @@ class Sequences:
         )
         ended: list[int] = (self._codes != RUNNING).nonzero()[:, 0].tolist()
         return ended
+
+    def route(self, routes: Tensor) -> None:
+        """Keep the experts [num_active, M] that the last tokens went to, now that they are read."""
+        active, _ = self._active or self._views()
+        self._records.route(active.rows, active.counts - 1, routes)
+
+    def forget_routes(self, row: int) -> None:
+        """Leave the choice of experts to the learner, for all tokens of a row so far."""
+        self._records.forget_routes(row, int(self._columns.counts[row]))
 
     def finished(self, rows: Sequence[int], version: PolicyVersion) -> list[Finished]:
         """Return what ended rows sampled; `version` sampled their last token."""

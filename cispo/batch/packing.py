@@ -8,7 +8,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cispo.types import Sample
+from cispo.types import UNROUTED, Rollout, Sample
 
 MIXED_VERSIONS = -1
 """Stands for the policy version of a rollout that several versions sampled."""
@@ -27,6 +27,7 @@ class Batch:
         token_weights: [T] float32, share in the loss of the whole update; 0 off the mask.
         versions: [S] int64, the policy version that sampled the sequence, or `MIXED_VERSIONS`.
         task_ids: S task ids, to name the culprit of a non-finite number.
+        routed_experts: [T, M] uint8, see `Rollout.routed_experts`; None where no rollout has any.
     """
 
     token_ids: Tensor
@@ -37,6 +38,7 @@ class Batch:
     token_weights: Tensor
     versions: Tensor
     task_ids: tuple[str, ...]
+    routed_experts: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -56,6 +58,11 @@ class Batch:
             token_weights=self.token_weights.to(device, non_blocking=True),
             versions=self.versions.to(device, non_blocking=True),
             task_ids=self.task_ids,
+            routed_experts=(
+                None
+                if self.routed_experts is None
+                else self.routed_experts.to(device, non_blocking=True)
+            ),
         )
 
 
@@ -139,8 +146,31 @@ def collate(samples: Sequence[Sample], token_weights: Sequence[float]) -> Batch:
         token_weights=spread(token_weights),
         versions=torch.tensor(versions, dtype=torch.int64),
         task_ids=tuple(rollout.task_id for rollout in rollouts),
+        routed_experts=_routed_experts(rollouts),
     )
 
 
 def _joined(parts: Sequence[Sequence[float]], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:
     return np.concatenate([np.asarray(part, dtype=dtype) for part in parts])
+
+
+def _routed_experts(rollouts: Sequence[Rollout]) -> Tensor | None:
+    """[T, M] of rollouts end to end; those that have none leave the choice to the learner.
+
+    Raises:
+        ValueError: They come from models of different depths.
+    """
+    widths = {rollout.num_routes for rollout in rollouts if rollout.routed_experts is not None}
+    if not widths:
+        return None
+    if len(widths) > 1:
+        raise ValueError(f"rollouts have {sorted(widths)} routed experts a token")
+    (width,) = widths
+    unknown = bytes([UNROUTED]) * width
+    joined = b"".join(
+        unknown * len(rollout.token_ids)
+        if rollout.routed_experts is None
+        else rollout.routed_experts
+        for rollout in rollouts
+    )
+    return torch.frombuffer(bytearray(joined), dtype=torch.uint8).view(-1, width)

@@ -30,6 +30,9 @@ class RolloutConfig:
         logprobs: `sampled`: behaviour log-probabilities as the engine drew with them. `replay`: as
             the learner's form of the model computes them, bit by bit in float32 on CPUs, for one
             more forward pass a rollout.
+        routing_replay: Whether the learner sends each sampled token to the experts that the engine
+            chose for it. Null does so where it matters: experts in bfloat16, whose routers choose
+            otherwise after rounding.
         agent: Budgets of episodes with tools.
     """
 
@@ -45,6 +48,7 @@ class RolloutConfig:
     prefix_cache_bytes: int = 128 * 2**20
     weights_in_flight: str = "keep_state"
     logprobs: str = "sampled"
+    routing_replay: bool | None = None
     agent: AgentConfig = field(default_factory=AgentConfig)
 
     def __post_init__(self) -> None:
@@ -77,6 +81,18 @@ class RolloutConfig:
                 value,
                 f"only rollout.backend=lightning can; choose {usual}",
             )
+        require(
+            not self.routing_replay or self.backend == "lightning",
+            "rollout.routing_replay",
+            self.routing_replay,
+            f"rollout.backend={self.backend} does not tell its choices; set it to null or false",
+        )
+        require(
+            not self.routing_replay or self.logprobs == "sampled",
+            "rollout.routing_replay",
+            self.routing_replay,
+            "rollout.logprobs=replay scores with the learner's choices already; drop one of them",
+        )
 
 
 @dataclass(slots=True, kw_only=True)

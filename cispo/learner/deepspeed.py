@@ -199,7 +199,11 @@ class DeepSpeedLearner:
     def forward(self, batch: Batch, *, temperature: float) -> TokenScores:
         """Score one micro-batch; see `cispo.learner.accumulate.Passes`."""
         scores: TokenScores = self._engine(
-            batch.token_ids, batch.cu_seqlens, batch.action_mask, temperature=temperature
+            batch.token_ids,
+            batch.cu_seqlens,
+            batch.action_mask,
+            temperature=temperature,
+            routed_experts=batch.routed_experts,
         )
         return scores
 

@@ -137,7 +137,11 @@ class LocalLearner:
     def forward(self, batch: Batch, *, temperature: float) -> TokenScores:
         """Score one micro-batch; see `cispo.learner.accumulate.Passes`."""
         scores: TokenScores = self._policy(
-            batch.token_ids, batch.cu_seqlens, batch.action_mask, temperature=temperature
+            batch.token_ids,
+            batch.cu_seqlens,
+            batch.action_mask,
+            temperature=temperature,
+            routed_experts=batch.routed_experts,
         )
         return scores
 

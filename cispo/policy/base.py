@@ -50,6 +50,7 @@ class Policy(nn.Module):
         action_mask: Tensor,
         *,
         temperature: float = 1.0,
+        routed_experts: Tensor | None = None,
     ) -> TokenScores:
         """Score the action tokens of sequences that lie end to end in one row.
 
@@ -58,5 +59,10 @@ class Policy(nn.Module):
             cu_seqlens: [S + 1] int32, starts of the sequences and the end T.
             action_mask: [T] bool; a sequence's first token is never an action.
             temperature: The logits are divided by this, as they were in sampling.
+            routed_experts: [T, M] uint8 experts that tokens go to, whatever the routers' first
+                choice; see `cispo.types.Rollout`. None lets the routers choose.
+
+        Raises:
+            ValueError: The routed experts are not this model's.
         """
         raise NotImplementedError

@@ -43,12 +43,15 @@ class TransformersPolicy(Policy):
         action_mask: Tensor,
         *,
         temperature: float = 1.0,
+        routed_experts: Tensor | None = None,
     ) -> TokenScores:
         """Score the action tokens of a packed row; see `Policy.forward`.
 
         The row is unpacked to one padded batch: right padding is exact for causal models, without
         an argument that only some of them take.
         """
+        if routed_experts is not None:
+            raise ValueError("a model of transformers cannot be told which experts to use")
         starts = cu_seqlens.long()
         lengths = starts.diff()
         inside = torch.arange(int(lengths.max()), device=token_ids.device)

@@ -107,6 +107,8 @@ class Finished:
             `full_logprobs - logprobs` is the log of the mass that truncation kept.
         is_sampled: [T] False on tokens that the engine forced, such as the end of thinking.
         top_logprobs: [T] the likeliest tokens by `full_logprobs`; None where not asked for.
+        routed_experts: [T M] the experts that its tokens went to when they were read, as in
+            `cispo.types.Rollout`; None where the engine keeps no record.
         stop_reason: Why it ended.
         oldest_version: Weights that sampled its first token.
         newest_version: Weights that sampled its last token.
@@ -119,6 +121,7 @@ class Finished:
     full_logprobs: Sequence[float]
     is_sampled: Sequence[bool]
     top_logprobs: Sequence[TopLogprobs] | None = None
+    routed_experts: bytes | None = None
     stop_reason: StopReason
     oldest_version: PolicyVersion
     newest_version: PolicyVersion

@@ -28,6 +28,7 @@ from rollout.owners import Interrupted, SavedRow
 from rollout.prefix_cache import PrefixCache
 from rollout.prompts import PromptReader, Reading
 from rollout.replay import replay
+from rollout.routes import require_routes
 from rollout.sequences import Sequences
 
 _PREFILL_TOKENS = 2048
@@ -50,6 +51,10 @@ class LightningBackend:
         recomputes_state: Whether running sequences are read again by new weights, or go on from
             what the old ones made of them.
         replays: Whether the training form of the model computes the reported log-probabilities.
+        keeps_routes: Whether the experts that tokens went to are reported.
+
+    Raises:
+        ConfigError: The model has no experts to report, or too many.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class LightningBackend:
         prefix_cache_bytes: int = 0,
         recomputes_state: bool = False,
         replays: bool = False,
+        keeps_routes: bool = False,
     ) -> None:
         self._model = model.requires_grad_(False).eval()
         self._stop = stop
@@ -69,10 +75,15 @@ class LightningBackend:
         self._replays = replays
         device = model.lm_head.weight.device
         self._stepper = make_stepper(model, kernels=kernels)
+        num_routes = require_routes(model.config) if keeps_routes else 0
+        if keeps_routes:
+            shape = (max_sequences, num_routes)
+            self._stepper.routes = torch.zeros(shape, dtype=torch.uint8, device=device)
         self._sequences = Sequences(
             max_sequences,
             vocabulary_size=model.config.vocab_size,
             stop=stop,
+            num_routes=num_routes,
             device=device,
             kernels=self._stepper.kernels,
         )
@@ -223,13 +234,16 @@ class LightningBackend:
             return
         tokens = self._sequences.last_tokens[:num_active]
         self._hidden[:num_active] = self._stepper.step(tokens, self._state)
+        if self._stepper.routes is not None:
+            self._sequences.route(self._stepper.routes[:num_active])
 
     def _admit(self) -> None:
         """Give free rows to sequences whose prompts are read."""
         for reading in self._reader.ready(self._sequences.num_free):
             first = self._sequences.num_active
             if reading.saved is not None:
-                self._sequences.restore(reading.saved)
+                # its tokens were read as a prompt, perhaps by other weights than chose experts
+                self._sequences.forget_routes(self._sequences.restore(reading.saved))
                 count = 1
             else:
                 count = min(reading.remaining, self._sequences.num_free)

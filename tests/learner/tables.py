@@ -39,6 +39,7 @@ class TablePolicy(Policy):
         action_mask: Tensor,
         *,
         temperature: float = 1.0,
+        routed_experts: Tensor | None = None,
     ) -> TokenScores:
         logits = self.table[token_ids.roll(1)].float() / temperature
         log_p = logits.log_softmax(-1)

@@ -10,6 +10,7 @@ from cispo.types import PolicyVersion, Rollout, Sample, StopReason
 from cispo.weights.buckets import WeightBucket, exported_tensors, to_buckets
 from rollout.backends.base import Finished, Request, SamplingParams, StopRules
 from rollout.backends.lightning import LightningBackend
+from rollout.routes import joined_routes
 from tests.policy.models import make_model, random_ids
 
 STOP = 2
@@ -21,10 +22,15 @@ def model(kernels: str, architecture: Mapping[str, object], *, seed: int = 0) ->
 
 
 def engine(
-    kernels: str, architecture: Mapping[str, object], *, rows: int = 5, **knobs: bool
+    kernels: str,
+    architecture: Mapping[str, object],
+    *,
+    rows: int = 5,
+    of: LightningModel | None = None,
+    **knobs: bool,
 ) -> LightningBackend:
     return LightningBackend(
-        model(kernels, architecture),
+        of or model(kernels, architecture),
         StopRules(token_ids=frozenset({STOP})),
         max_sequences=rows,
         kernels=kernels,
@@ -63,6 +69,9 @@ def sample_of(request: Request, member: Finished, *, version: int = 0) -> Sample
             stop_reason=StopReason.LENGTH,
             oldest_version=PolicyVersion(version),
             newest_version=PolicyVersion(version),
+            routed_experts=joined_routes(
+                [(prompt, None), (len(member.token_ids), member.routed_experts)]
+            ),
         ),
         advantage=1.0 if member.member % 2 else -1.0,
         group_index=request.request_id,

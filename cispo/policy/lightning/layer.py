@@ -24,9 +24,16 @@ class Packing:
         queries: Buckets of the softmax layers' query heads.
         keys: Buckets of their key and value heads.
         rotation: Of every token at its place in its sequence.
+        routes: [T, L, k] uint8 experts that are chosen already, or None.
+
+    Raises:
+        ValueError: The routed experts are not those of a model of this configuration.
     """
 
-    def __init__(self, cu_seqlens: Tensor, config: LightningConfig) -> None:
+    def __init__(
+        self, cu_seqlens: Tensor, config: LightningConfig, routed_experts: Tensor | None = None
+    ) -> None:
+        self.routes = None if routed_experts is None else _routes(routed_experts, config)
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         if LINEAR in config.layer_types:
             self.chunks = chunk_layout(cu_seqlens, block=config.block_size, num_heads=heads)
@@ -49,6 +56,7 @@ class LightningLayer(nn.Module):
         eps = config.rms_norm_eps
         self.input_layernorm = RmsNorm(config.hidden_size, eps=eps)
         self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=eps)
+        self.layer = layer
         self.is_linear = config.layer_types[layer] == LINEAR
         self.self_attn: LightningAttention | SoftmaxAttention
         if self.is_linear:
@@ -74,7 +82,8 @@ class LightningLayer(nn.Module):
             y, _ = self.self_attn(normed, packing.chunks)
         else:
             y = self.self_attn(normed, packing.rotation, packing.queries, packing.keys)
-        x, routing = self._feed_forward(_residual(normed, y, self.attention_factors))
+        given = None if packing.routes is None else packing.routes[:, self.layer]
+        x, routing = self._feed_forward(_residual(normed, y, self.attention_factors), given)
         return x, None if routing is None else balance_of(routing)
 
     def prefill_linear(self, x: Tensor, plan: Prefill, state: Tensor) -> Tensor:
@@ -108,9 +117,11 @@ class LightningLayer(nn.Module):
         y = self.self_attn.step(normed, by, pages, table, lengths)
         return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 
-    def _feed_forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:
+    def _feed_forward(
+        self, x: Tensor, given: Tensor | None = None
+    ) -> tuple[Tensor, Routing | None]:
         normed = self.post_attention_layernorm(x)
-        y, routing = self.block_sparse_moe(normed)
+        y, routing = self.block_sparse_moe(normed, given)
         return _residual(normed, y, self.expert_factors), routing
 
 
@@ -119,3 +130,14 @@ def _residual(normed: Tensor, y: Tensor, factors: tuple[float, float]) -> Tensor
     alpha, beta = factors
     y = widened(y)
     return torch.add(y if beta == 1.0 else y * beta, normed, alpha=alpha)
+
+
+def _routes(routed_experts: Tensor, config: LightningConfig) -> Tensor:
+    """[T, M] experts by layer, [T, L, k]."""
+    width = routed_experts.shape[1]
+    if width != config.num_routes or width == 0:
+        raise ValueError(
+            f"{width} routed experts a token, but the model has {config.num_routes}: "
+            "the rollouts come from another one"
+        )
+    return routed_experts.view(-1, config.num_hidden_layers, config.num_experts_per_tok)

@@ -112,9 +112,10 @@ class LightningModel(Policy):
         action_mask: Tensor,
         *,
         temperature: float = 1.0,
+        routed_experts: Tensor | None = None,
     ) -> TokenScores:
         """Score the action tokens of a packed row; see `Policy.forward`."""
-        hidden, balances = self.hidden(token_ids, cu_seqlens)
+        hidden, balances = self.hidden(token_ids, cu_seqlens, routed_experts)
         logprobs, entropy = self.lm_head(
             hidden, token_ids, action_mask, chunk=self.logprob_chunk, temperature=temperature
         )
@@ -123,9 +124,11 @@ class LightningModel(Policy):
         losses, counts, entropies = (torch.stack(column) for column in zip(*balances, strict=True))
         return TokenScores(logprobs, entropy, losses.mean(), RouterLoad(counts, entropies))
 
-    def hidden(self, token_ids: Tensor, cu_seqlens: Tensor) -> tuple[Tensor, list[Balance]]:
+    def hidden(
+        self, token_ids: Tensor, cu_seqlens: Tensor, routed_experts: Tensor | None = None
+    ) -> tuple[Tensor, list[Balance]]:
         """Final-normed hidden states [T, d] of packed sequences, and the routers' balances."""
-        x, balances = self.model(token_ids, Packing(cu_seqlens, self.config))
+        x, balances = self.model(token_ids, Packing(cu_seqlens, self.config, routed_experts))
         return self.model.norm(x), balances
 
     @torch.no_grad()

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cispo.policy.lightning.experts import Experts, Routing
+from cispo.types import UNROUTED
 
 
 class Balance(NamedTuple):
@@ -23,10 +24,20 @@ class Balance(NamedTuple):
     entropy: Tensor
 
 
-def route(logits: Tensor, *, top_k: int) -> Routing:
-    """Softmax over all experts in float32, keep the `top_k` likeliest, renormalise them."""
+def route(logits: Tensor, *, top_k: int, given: Tensor | None = None) -> Routing:
+    """Softmax over all experts in float32, keep the `top_k` likeliest, renormalise them.
+
+    Args:
+        logits: [N, E].
+        top_k: Experts a token.
+        given: [N, top_k] uint8 experts to keep instead, except where they are `UNROUTED`. Their
+            probabilities are the router's all the same, and so are its gradients.
+    """
     probabilities = torch.softmax(logits.float(), dim=-1)
     weights, experts = torch.topk(probabilities, top_k, dim=-1)
+    if given is not None:
+        experts = torch.where(given == UNROUTED, experts, given.long())
+        weights = probabilities.gather(1, experts)
     chosen = experts.view(-1)
     counts = chosen.new_zeros(logits.shape[1]).scatter_add_(0, chosen, torch.ones_like(chosen))
     return Routing(experts, weights / weights.sum(-1, keepdim=True), probabilities, counts)
@@ -69,9 +80,14 @@ class MixtureOfExperts(nn.Module):
         self.experts = Experts(num_experts, hidden_size, intermediate_size, kernels=kernels)
         self.gate = Router(hidden_size, num_experts) if num_experts > 1 else None
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Routing | None]:
-        """Run tokens x [N, d]; return the output and, where there is a router, what it chose."""
-        routing = None if self.gate is None else route(self.gate(x), top_k=self.top_k)
+    def forward(self, x: Tensor, given: Tensor | None = None) -> tuple[Tensor, Routing | None]:
+        """Run tokens x [N, d]; return the output and, where there is a router, what it chose.
+
+        Args:
+            x: The tokens.
+            given: Experts that were chosen already; see `route`.
+        """
+        routing = None if self.gate is None else route(self.gate(x), top_k=self.top_k, given=given)
         return self.experts(x, routing), routing
 
 
