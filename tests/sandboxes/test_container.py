@@ -3,6 +3,7 @@
 import asyncio
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from sandboxes.box import _read_report
 from sandboxes.container import ContainerSandbox
 from sandboxes.engine import Engine, find_engine, refusal, run_command
 from tests.images import NoImageError, python_image
+from tests.sandboxes.hostile.host import processes_named
+from tests.waiting import PATIENCE_SECONDS, until
 
 LIMITS = Limits(
     cpu_seconds=5.0,
@@ -22,6 +25,11 @@ LIMITS = Limits(
     output_bytes=1000,
     tmp_bytes=2**30,
     cpus=0.5,
+)
+
+
+SLEEPER = (
+    "import ctypes, time; ctypes.CDLL(None).prctl(15, b'container-test', 0, 0, 0); time.sleep(600)"
 )
 
 
@@ -147,13 +155,15 @@ def test_a_report_is_read(report: bytes, outcome: Outcome, exit_code: int | None
 
 
 async def test_no_container_is_left_when_a_run_is_cancelled(container: ContainerSandbox) -> None:
-    running = asyncio.create_task(container.run(Program(argv=("sleep", "600")), LIMITS))
-    await asyncio.sleep(1.5)
+    program = Program(argv=("python3", "-I", "-S", "-c", SLEEPER))
+    running = asyncio.create_task(container.run(program, LIMITS))
+    await until(lambda: bool(processes_named("container-test")), what="the program runs")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     await container.close()
     assert await gone(container)
+    assert not processes_named("container-test")
 
 
 async def test_a_container_ends_with_its_worker(container: ContainerSandbox) -> None:
@@ -174,7 +184,8 @@ async def test_a_container_ends_with_its_worker(container: ContainerSandbox) -> 
 
 async def gone(container: ContainerSandbox) -> bool:
     owner = container._engine.owner
-    for _ in range(60):
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < deadline:
         command = [*container._engine.command, "ps", "-a", "--format", "{{.Names}}"]
         listed = await asyncio.to_thread(
             subprocess.run, command, capture_output=True, text=True, check=False

@@ -1,13 +1,13 @@
 """The pool: bounded, lost runs go elsewhere, a member's own probe decides whether it is sick."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import ExecResult, Limits, Outcome, Program
 from sandboxes.pool import SandboxPool
+from tests.waiting import until
 
 LIMITS = Limits(
     cpu_seconds=1, wall_seconds=1, memory_bytes=2**26, max_processes=4, output_bytes=100
@@ -66,14 +66,6 @@ def make(*members: Member, **options: float) -> SandboxPool:
     )
 
 
-async def soon(is_true: Callable[[], bool]) -> bool:
-    for _ in range(500):
-        if is_true():
-            return True
-        await asyncio.sleep(0.01)
-    return False
-
-
 async def test_a_lost_run_is_tried_on_another_member() -> None:
     bad, good = Member("bad", loses=True), Member("good")
     pool = make(bad, good)
@@ -95,7 +87,7 @@ async def test_runs_are_bounded_on_each_member_and_spread() -> None:
     a.gate = b.gate = asyncio.Event()
     pool = make(a, b, max_concurrent=2)
     running = [asyncio.create_task(pool.run(PROGRAM, LIMITS)) for _ in range(7)]
-    assert await soon(lambda: a.num_now + b.num_now == 4)
+    await until(lambda: a.num_now + b.num_now == 4, what="both members are full")
     a.gate.set()
     await asyncio.gather(*running)
     assert (a.most_at_once, b.most_at_once) == (2, 2)
@@ -108,12 +100,12 @@ async def test_a_member_that_loses_and_fails_its_probe_gets_no_programs_until_it
     while not pool.sick:
         await pool.run(PROGRAM, LIMITS)
     assert bad.num_runs == 2
-    assert await soon(lambda: pool.sick.get("bad") == "bad has no layer")
+    await until(lambda: pool.sick.get("bad") == "bad has no layer", what="it fails its probe")
     for _ in range(5):
         assert (await pool.run(PROGRAM, LIMITS)).stdout == b"good"
     assert bad.num_runs == 2
     bad.is_sick = bad.loses = False
-    assert await soon(lambda: not pool.sick)
+    await until(lambda: not pool.sick, what="it is well again")
     for _ in range(4):
         await asyncio.gather(pool.run(PROGRAM, LIMITS), pool.run(PROGRAM, LIMITS))
     assert bad.num_runs > 2
@@ -124,14 +116,14 @@ async def test_programs_that_lose_themselves_do_not_keep_a_healthy_member_out() 
     members = [Member("a", loses=True), Member("b", loses=True)]
     pool = make(*members, losses_to_probe=1)
     await pool.run(PROGRAM, LIMITS)
-    assert await soon(lambda: not pool.sick)
+    await until(lambda: not pool.sick, what="both pass their probes")
     assert [member.num_probes for member in members] == [1, 1]
     await pool.close()
 
 
 async def test_while_all_are_sick_a_program_waits_for_one_to_come_back() -> None:
     only = Member("only", loses=True, is_sick=True)
-    pool = make(only, losses_to_probe=1, quarantine_seconds=5.0)
+    pool = make(only, losses_to_probe=1, quarantine_seconds=3600.0)
     await pool.run(PROGRAM, LIMITS)
     assert pool.sick
     waiting = asyncio.create_task(pool.run(PROGRAM, LIMITS))
@@ -167,7 +159,7 @@ async def test_a_cancelled_run_gives_its_room_back() -> None:
     only.gate = asyncio.Event()
     pool = make(only, max_concurrent=1)
     running = asyncio.create_task(pool.run(PROGRAM, LIMITS))
-    assert await soon(lambda: only.num_now == 1)
+    await until(lambda: only.num_now == 1, what="it runs")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running

@@ -17,6 +17,8 @@ from sandboxes.bubblewrap import NO_CGROUPS, BubblewrapSandbox
 from sandboxes.interpreter import Interpreter
 from sandboxes.packages import package_mounts
 from sandboxes.warm import WarmSandbox
+from tests.sandboxes.hostile.host import processes_named
+from tests.waiting import until
 
 LIMITS = Limits(
     cpu_seconds=5.0,
@@ -119,7 +121,7 @@ async def test_a_cancelled_program_costs_its_server_and_no_other_program(
 ) -> None:
     await run(warm, "")
     running = asyncio.create_task(run(warm, "import time; time.sleep(600)"))
-    await asyncio.sleep(0.3)
+    await until(lambda: bool(ours("cispo-program")), what="the program runs")
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -132,8 +134,9 @@ async def test_a_server_that_is_killed_loses_its_program_and_is_replaced(
 ) -> None:
     await run(warm, "")
     running = asyncio.create_task(run(warm, "import time; time.sleep(600)"))
-    await asyncio.sleep(0.3)
-    kill_servers()
+    await until(lambda: bool(ours("cispo-program")), what="the program runs")
+    for server in ours("cispo-server"):
+        os.kill(server, signal.SIGKILL)
     assert (await running).outcome is Outcome.LOST
     assert (await run(warm, "print(2)")).stdout == b"2\n"
 
@@ -206,12 +209,9 @@ def start_python(code: str) -> "subprocess.CompletedProcess[bytes]":
     )
 
 
-def kill_servers() -> None:
-    """Kill the fork servers that this process has started."""
-    for entry in Path("/proc").glob("[0-9]*/comm"):
-        pid = int(entry.parent.name)
-        if read(entry) == "cispo-server\n" and os.getpid() in ancestors(pid):
-            os.kill(pid, signal.SIGKILL)
+def ours(name: str) -> list[int]:
+    """Return the processes of this name that this one has started, itself or through others."""
+    return [pid for pid in processes_named(name) if os.getpid() in ancestors(pid)]
 
 
 def ancestors(pid: int) -> set[int]:
@@ -223,10 +223,3 @@ def ancestors(pid: int) -> set[int]:
             break
         found.add(pid)
     return found
-
-
-def read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

@@ -187,7 +187,8 @@ async def test_without_a_private_pipe_there_is_no_fourth_descriptor(
 async def test_nothing_that_a_program_starts_outlives_it(session: WorkspaceSession) -> None:
     code = (
         "import os, time\nif os.fork() == 0:\n  os.setsid()\n  while True:\n"
-        "    open('ticks', 'a').write('x'); time.sleep(0.01)\ntime.sleep(0.1)"
+        "    open('ticks', 'a').write('x'); time.sleep(0.01)\n"
+        "while not os.path.exists('ticks'): pass"
     )
     assert (await run(session, code)).outcome is Outcome.EXITED
     first = await session.read("ticks", max_bytes=10**6)
