@@ -1,6 +1,7 @@
 """A chat model behind an OpenAI-compatible endpoint, with retries and a budget of calls."""
 
 import asyncio
+import json
 import os
 import random
 from collections.abc import Mapping, Sequence
@@ -113,17 +114,19 @@ class ChatEndpoint:
         if self._session is not None:
             await self._session.close()
 
-    async def _post(self, body: Mapping[str, Any]) -> str:
+    async def _post(self, question: Mapping[str, Any]) -> str:
         if self._session is None:
             self._session = aiohttp.ClientSession(timeout=self._timeout, headers=self._headers)
-        async with self._session.post(self._url, json=body) as response:
+        async with self._session.post(self._url, json=question) as response:
             response.raise_for_status()
-            answer = await response.json()
+            body = await response.read()
         try:
-            content = answer["choices"][0]["message"]["content"]
-        except (KeyError, IndexError, TypeError) as error:
-            raise aiohttp.ClientPayloadError(f"no answer in {str(answer)[:200]}") from error
-        return content or ""
+            content = json.loads(body)["choices"][0]["message"]["content"] or ""
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise aiohttp.ClientPayloadError(f"no answer in {body[:200]!r}") from error
+        if not isinstance(content, str):
+            raise aiohttp.ClientPayloadError(f"the answer is no text: {str(content)[:200]}")
+        return content
 
 
 def _may_retry(error: aiohttp.ClientResponseError) -> bool:

@@ -85,8 +85,8 @@ def math_answer(text: str) -> str:
     if (cut_off := _BOX.search(answer)) is not None:
         answer = answer[: cut_off.start()]
     tail = answer[-_LONG_LINE:]
-    *_, marker = *_MARKER.finditer(tail), None
-    if marker is not None and (after := tail[marker.end() :].strip()):
+    markers = list(_MARKER.finditer(tail))
+    if markers and (after := tail[markers[-1].end() :].strip()):
         return after
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     if not lines:

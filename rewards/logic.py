@@ -22,6 +22,12 @@ _EVALUATES_ANSWER = re.compile(r"\b(?:eval|exec|parse_expr|parse_latex|sympify)\
 _SCORES_ANYTHING = frozenset({"game_of_life_halting"})
 """Data sets whose scorer accepts every answer; theirs is compared with the stored one."""
 
+_COMPARES_TUPLES = frozenset({"arc_agi", "rearc"})
+"""Data sets whose scorer compares `metadata.output` with tuples, which JSON made lists."""
+
+_NO_NUMBER = re.compile(r"(?<![a-z])nan(?![a-ik-z])", re.IGNORECASE)
+"""Each comparison with it is false, and Python's `min` takes it for the smallest: a full score."""
+
 _HARMLESS_CHARACTERS = re.compile(r"[\w\s+\-*/^.,()\[\]]*|[\w\s+\-*/^.,\[\]'\"]*")
 """Calls or strings, never both: sympy's functions evaluate a string that they are called with."""
 
@@ -54,6 +60,12 @@ def grade_logic(answer: str, truth: Mapping[str, Any]) -> Mapping[str, float]:
     entry = truth_field(truth, "entry", dict)
     scorer, evaluates_answer = _scorer(name)
     is_gradable = bool(answer) and len(answer) <= MAX_ANSWER_CHARACTERS
+    is_gradable &= not _NO_NUMBER.search(answer) or bool(
+        _NO_NUMBER.search(str(entry.get("answer")))
+    )
+    if name in _COMPARES_TUPLES:
+        board = tuple(map(tuple, entry["metadata"]["output"]))
+        entry = {**entry, "metadata": {**entry["metadata"], "output": board}}
     if not is_gradable or (evaluates_answer and not is_harmless(answer)):
         score = 0.0
     elif name in _SCORES_ANYTHING:

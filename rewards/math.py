@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-import sympy
+import sympy  # type: ignore[import-untyped]
 from math_verify import parse, verify
 
 from rewards.extract import boxed

@@ -24,6 +24,7 @@ from cispo.types import (
 
 _FIELDS = ("task_id", "response", "truth")
 _MOST_TOKENS = 2**24
+_MOST_CAUSE_CHARACTERS = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +174,10 @@ async def _score(verifier: Verifier, case: Case, name: str) -> dict[str, Any]:
         newest_version=PolicyVersion(0),
     )
     start = time.monotonic()
-    verdict = await verifier.grade(task, rollout)
+    try:
+        verdict = await verifier.grade(task, rollout)
+    except Exception as error:  # one case must not keep a file from ever being finished
+        verdict = Ungraded(cause=f"the verifier failed: {error!r}"[:_MOST_CAUSE_CHARACTERS])
     seconds = round(time.monotonic() - start, 4)
     return {"line": case.line, "task_id": case.task_id, **_row(verdict), "seconds": seconds}
 

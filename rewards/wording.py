@@ -24,7 +24,7 @@ def squashed(text: str) -> str:
 def choice(text: str) -> str | None:
     """Return the letter, A to H, where the text is a letter of a choice and nothing else."""
     match = _LETTER.fullmatch(unwrapped(text))
-    return match[1] if match else None
+    return str(match[1]) if match else None
 
 
 def chosen(text: str) -> str | None:
@@ -35,11 +35,11 @@ def chosen(text: str) -> str | None:
     text = unwrapped(text).strip(" .$")
     named = {first or second for first, second in _ANY_LABEL.findall(text)}
     if len(named) == 1:
-        return named.pop()
+        return str(named.pop())
     label = _LABEL.match(text)
     rest = text[label.end() :] if label else ""
     is_labelled = bool(rest) and not re.search(r"\([A-H]\)|\b(?:or|and)\b|,\s*[A-H]\b", rest)
-    return (label[1] or label[2]) if label and is_labelled else None
+    return str(label[1] or label[2]) if label and is_labelled else None
 
 
 def without_label(text: str) -> str:

@@ -12,8 +12,8 @@ from cispo.types import Ungraded
 from rewards.endpoint import ChatEndpoint
 from rewards.judge import GenerativeJudge
 
-Answer = Callable[[str], str | int]
-"""Takes the prompt; returns what the model says, or an HTTP status."""
+Answer = Callable[[str], str | int | bytes]
+"""Takes the prompt; returns what the model says, an HTTP status, or a whole body."""
 
 
 class FakeModel:
@@ -32,6 +32,8 @@ class FakeModel:
         said = self.answer(prompt)
         if isinstance(said, int):
             return web.Response(status=said)
+        if isinstance(said, bytes):
+            return web.Response(body=said, content_type="application/json")
         return web.json_response({"choices": [{"message": {"content": said}}]})
 
 
@@ -207,3 +209,23 @@ def test_the_judge_needs_an_address() -> None:
         RewardConfig(verifiers=["judge"])
     with pytest.raises(ConfigError, match=r"reward\.judge\.url=ftp"):
         JudgeConfig(url="ftp://x")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>busy</html>",
+        b"\xff\xfe",
+        b"{}",
+        b"[1]",
+        b'{"choices": []}',
+        b'{"choices": [{"message": {"content": ["Grade: 5"]}}]}',
+        b'{"choices": [{"message": {"content": 5}}]}',
+        b'{"choices": [{"message": {"content": null}}]}',
+    ],
+)
+async def test_an_answer_in_no_known_form_is_ungraded(
+    model: FakeModel, make_judge: MakeJudge, body: bytes
+) -> None:
+    model.answer = lambda prompt: body
+    assert isinstance(await make_judge().judge("an answer", GRADED), Ungraded)

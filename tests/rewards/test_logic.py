@@ -54,6 +54,20 @@ def test_partial_credit_is_a_score_and_not_correct() -> None:
     assert graded["correct"] == 0.0
 
 
+@pytest.mark.parametrize("name", ["arc_agi", "rearc"])
+def test_boards_are_compared_after_a_task_file_as_before(name: str) -> None:
+    for entry in entries(name, size=2):
+        assert grade(name, str(entry["answer"]), entry)["correct"] == 1.0
+        changed = str(entry["answer"]).translate(str.maketrans("0123456789", "1234567890"))
+        assert grade(name, changed, entry)["correct"] == 0.0
+
+
+@pytest.mark.parametrize("answer", ["nan", "NaN", "nanj", "nan+nanj", "-nan"])
+def test_what_is_no_number_is_near_none(answer: str) -> None:
+    for entry in entries("complex_arithmetic"):
+        assert grade("complex_arithmetic", answer, entry) == {"correct": 0.0, "score": 0.0}
+
+
 ATTACKS = [
     "__import__('os').system('touch {marker}')",
     "exec(\"open('{marker}', 'w')\")",

@@ -19,6 +19,8 @@ class Lengths:
 
     async def grade(self, task: Task, rollout: Rollout) -> Verdict:
         self.asked.append(task.task_id)
+        if rollout.text == "broken":
+            raise OverflowError("int too large")
         if rollout.text == "lost":
             return Ungraded(cause="the sandbox was lost")
         is_right = float(rollout.text == task.truth["answer"])
@@ -56,6 +58,16 @@ async def test_verdicts_come_in_the_input_s_order_with_a_tally(tmp_path: Path) -
     }
     assert (tally.graded, tally.correct, tally.reward_sum) == (11, 10, 12.0)
     assert "ungraded 1: the sandbox was lost" in tally.lines()
+
+
+async def test_a_case_that_the_verifier_cannot_stand_is_ungraded_and_ends_nothing(
+    tmp_path: Path,
+) -> None:
+    rows = [case("a"), case("b", "broken"), case("c")]
+    cases = read_cases(write(tmp_path / "in.jsonl", *rows))
+    tally = await score(cases, tmp_path / "out.jsonl", Lengths())
+    assert tally.graded == 2
+    assert tally.causes == {"the verifier failed: OverflowError('int too large')": 1}
 
 
 async def test_a_second_call_goes_on_after_the_last_whole_line(tmp_path: Path) -> None:
