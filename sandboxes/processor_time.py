@@ -27,8 +27,8 @@ def was_starved(
 
     True where one of its tasks was ready to run, and was not run, for at least half of the wall
     time while the whole tree got less than half of what it was allowed. A sleeping program is not
-    ready to run, and a program that competes only with itself gets its allowance, so a program
-    cannot bring this about.
+    ready to run, a program that competes only with itself gets its allowance, and a task that gave
+    up its place in the queue does not count, so a program cannot bring this about.
 
     Args:
         roots: Roots of the trees, which must still be there.
@@ -41,13 +41,21 @@ def was_starved(
         for task in Path(f"/proc/{process}/task").glob("*/schedstat"):
             try:
                 on_cpu, waiting, _ = task.read_text().split()
+                has_yielded = _has_lowered_its_priority(int(task.parent.name))
             except (OSError, ValueError):
                 continue
             ran += int(on_cpu) / 1e9
-            longest_wait = max(longest_wait, int(waiting) / 1e9)
+            if not has_yielded:
+                longest_wait = max(longest_wait, int(waiting) / 1e9)
     return longest_wait >= _SHARE * wall_seconds and (
         max(ran, used_seconds) < _SHARE * wall_seconds * cpus
     )
+
+
+def _has_lowered_its_priority(task: int) -> bool:
+    """Whether a task lets others go first: programs are started with our own priority."""
+    is_nicer = os.getpriority(os.PRIO_PROCESS, task) > os.getpriority(os.PRIO_PROCESS, 0)
+    return is_nicer or os.sched_getscheduler(task) in (os.SCHED_IDLE, os.SCHED_BATCH)
 
 
 def _trees(roots: Iterable[int]) -> Iterator[int]:

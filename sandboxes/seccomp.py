@@ -19,6 +19,7 @@ _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _NUMBER, _ARCH = 0, 4
 _X32_BIT = 0x40000000
 _NEW_NAMESPACE = 0x7E020000  # CLONE_NEW{NS,CGROUP,UTS,IPC,USER,PID,NET}
+_CLONE_PARENT = 0x8000
 _TIOCSTI, _TIOCLINUX = 0x5412, 0x541C
 _UNIX, _INET, _INET6, _NETLINK, _NETLINK_ROUTE = 1, 2, 10, 16, 0
 _WRITES = 0o3 | 0o100 | 0o1000  # O_WRONLY | O_RDWR, O_CREAT, O_TRUNC
@@ -35,7 +36,7 @@ _KERNEL_SURFACE = (
     *("mbind", "set_mempolicy", "get_mempolicy", "set_mempolicy_home_node", "migrate_pages"),
     *("move_pages", "swapon", "swapoff", "reboot", "sethostname", "setdomainname", "quotactl"),
     *("quotactl_fd", "nfsservctl", "lookup_dcookie", "vhangup", "iopl", "ioperm", "ustat", "sysfs"),
-    "_sysctl",
+    *("_sysctl", "memfd_secret"),
 )
 _EFFECTS = (
     *("execve", "execveat", "fork", "vfork", "clone", "clone3", "kill", "tkill", "socket"),
@@ -51,8 +52,9 @@ def jail_filter() -> bytes:
     """Return the filter for a program inside a jail, as an array of `struct sock_filter`.
 
     It refuses what namespaces do not contain: AF_VSOCK and other exotic sockets, further
-    namespaces, mounts, debugging, io_uring, bpf, keyrings, file handles, clocks, and pushing input
-    into a terminal.
+    namespaces, mounts, debugging, io_uring, bpf, keyrings, file handles, clocks, pushing input into
+    a terminal, and children that a process leaves to its parent: the parent may be ours, and its
+    namespace cannot end before such a child is buried.
 
     Raises:
         SandboxUnavailableError: The processor's system call numbers are not known.
@@ -63,7 +65,7 @@ def jail_filter() -> bytes:
             *_prologue(cpu),
             *_refuse(cpu, _KERNEL_SURFACE, errno.EPERM),
             *_refuse(cpu, ("clone3",), errno.ENOSYS),
-            *_refuse_bits(cpu, "clone", argument=0, bits=_NEW_NAMESPACE),
+            *_refuse_bits(cpu, "clone", argument=0, bits=_NEW_NAMESPACE | _CLONE_PARENT),
             *_refuse_values(cpu, "ioctl", argument=1, values=(_TIOCSTI, _TIOCLINUX)),
             *_sockets(cpu, "socketpair", (_UNIX,)),
             *_sockets(cpu, "socket", (_UNIX, _INET, _INET6)),

@@ -51,7 +51,8 @@ SHARED = {
     "io_uring_register": 427, "open_tree": 428, "move_mount": 429, "fsopen": 430,
     "fsconfig": 431, "fsmount": 432, "fspick": 433, "clone3": 435, "openat2": 437,
     "pidfd_getfd": 438, "process_madvise": 440, "mount_setattr": 442, "quotactl_fd": 443,
-    "set_mempolicy_home_node": 450, "fchmodat2": 452, "setxattrat": 463, "open_tree_attr": 467,
+    "memfd_secret": 447, "set_mempolicy_home_node": 450, "fchmodat2": 452, "setxattrat": 463,
+    "open_tree_attr": 467,
 }  # fmt: skip
 """System calls that were added after all processors began to share their numbers."""
 

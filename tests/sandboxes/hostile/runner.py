@@ -18,7 +18,7 @@ from sandboxes.base import ExecResult, Limits, Program, Sandbox
 from sandboxes.bubblewrap import NO_CGROUPS, BubblewrapSandbox
 from sandboxes.jail_command import SANDBOX_UID
 from sandboxes.warm import WarmSandbox
-from tests.sandboxes.hostile import bombs, escape, protocol, survivors, theft
+from tests.sandboxes.hostile import bombs, crowds, escape, protocol, surface, survivors, theft
 from tests.sandboxes.hostile.attempt import PRELUDE, Attempt
 from tests.sandboxes.hostile.host import SECRETS, Host, processes_named, wake
 from tests.sandboxes.hostile.sight import Sight, differences, look_at
@@ -29,6 +29,8 @@ ATTEMPTS = [
     *bombs.ATTEMPTS,
     *survivors.ATTEMPTS,
     *protocol.ATTEMPTS,
+    *surface.ATTEMPTS,
+    *crowds.ATTEMPTS,
 ]
 LIMITS = Limits(
     cpu_seconds=4.0,
