@@ -44,6 +44,7 @@ class RewardPool:
         max_attempts: int,
         limit_seconds: float,
         swe_limit_seconds: float | None = None,
+        kill: Callable[[Any], None] = ray.kill,
     ) -> None:
         """Make an empty pool; use `RewardPool.start`.
 
@@ -52,8 +53,10 @@ class RewardPool:
             max_attempts: Workers on which a grading is tried.
             limit_seconds: Wall time of a grading after which its worker counts as hung.
             swe_limit_seconds: The same for patches, whose tests may run long.
+            kill: Ends a worker.
         """
         self._start_one = start
+        self._kill = kill
         self._max_attempts = max_attempts
         self._limit_seconds = limit_seconds
         self._swe_limit_seconds = swe_limit_seconds or limit_seconds
@@ -133,7 +136,7 @@ class RewardPool:
         for call in self._calls:
             call.cancel()
         for worker in self._workers:
-            ray.kill(worker.handle)
+            self._kill(worker.handle)
         self._workers.clear()
 
     def _hand_out(self) -> None:
@@ -208,7 +211,7 @@ class RewardPool:
         if worker not in self._workers:
             return
         self._workers.remove(worker)
-        ray.kill(worker.handle)
+        self._kill(worker.handle)
         self._add()
 
     async def _wait_until_ready(self, seconds: float, progress: Progress | None) -> None:
