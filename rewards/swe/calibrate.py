@@ -7,7 +7,7 @@ is made once for an instance and kept beside the environments.
 import json
 import secrets
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,7 +21,7 @@ from sandboxes.swe.environment import Environment
 
 _PLACES_A_TEST = 3
 _CANDIDATES = 128
-_FORMAT = 2
+_FORMAT = 3
 
 
 class UnsoundError(Exception):
@@ -142,10 +142,10 @@ def calibrate(
             if statuses[test] is Status.PASSED
         ),
         clones=tuple(
-            Clone(path=clone.path, test=clone.test, sites=clone.sites, must_fail=failed)
+            replace(clone, must_fail=tuple(failed), contradicts=tuple(failed.values()))
             for file in files.values()
             for name, clone in file.clones.items()
-            if (failed := _failed(run, name))
+            if (failed := _failed(run, name, file.names[f"{clone.path}::{clone.test}"]))
         ),
         cpu_seconds=cpu_seconds,
     )
@@ -182,13 +182,19 @@ def _demanded(listed: Sequence[str], statuses: dict[str, Status], column: str) -
     return tuple(dict.fromkeys(found))
 
 
-def _failed(run: TestRun, clone: str) -> tuple[str, ...]:
-    """Return the parameters with which a clone failed."""
-    return tuple(
-        test.removeprefix(clone)
-        for test, status in run.statuses.items()
-        if test.partition("[")[0] == clone and status is Status.FAILED
+def _failed(run: TestRun, clone: str, original: str) -> dict[str, str]:
+    """Return the parameters with which a clone failed, and those of the test in the same rows."""
+    clones, originals = (
+        [test.removeprefix(name) for test in run.collected if test.partition("[")[0] == name]
+        for name in (clone, original)
     )
+    if len(clones) != len(originals):
+        return {}
+    return {
+        row: same
+        for row, same in zip(clones, originals, strict=True)
+        if run.statuses.get(f"{clone}{row}") is Status.FAILED
+    }
 
 
 def _renamed(test: str, names: dict[str, str]) -> str:
@@ -203,4 +209,5 @@ def _clone(document: dict[str, Any]) -> Clone:
         test=document["test"],
         sites=sites,
         must_fail=tuple(document["must_fail"]),
+        contradicts=tuple(document["contradicts"]),
     )

@@ -15,7 +15,6 @@ from random import Random
 from rewards.swe.sites import MOST_ALTERNATIVES, Site
 from rewards.swe.test_source import TestFunction, find_tests
 
-
 _FEWEST_GUARDS = 4
 """Tests that need not turn to pass and have a clone, against those who forge what they broke."""
 
@@ -29,12 +28,19 @@ class Clone:
         test: Name of the test with its classes.
         sites: What is changed in it.
         must_fail: Parameters, `[a-b]` or empty, with which it fails.
+        contradicts: Those of the test in the same rows: a clone may change the table of them.
     """
 
     path: str
     test: str
     sites: tuple[Site, ...]
     must_fail: tuple[str, ...] = ("",)
+    contradicts: tuple[str, ...] = ("",)
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether nothing shows that it is no test."""
+        return all(site.is_plain for site in self.sites)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +126,8 @@ def choose_clones(
         rng: Decides.
 
     Returns:
-        The clones, and the bits that those of the tests in `first` are worth.
+        The clones, and the bits that those of the tests in `first` are worth. Clones that give
+        themselves away are worth none.
     """
     by_test: dict[str, list[Clone]] = {}
     for clone in sound:
@@ -132,11 +139,12 @@ def choose_clones(
     bits = 0
     for test in decisive:
         if bits < num_bits:
-            variants = _variants(by_test[test], num_bits=share, rng=rng)
+            plain = [clone for clone in by_test[test] if clone.is_plain]
+            variants = _variants(plain or by_test[test], num_bits=share, rng=rng)
             chosen += variants
-            bits += (len(variants) + 1).bit_length() - 1
+            bits += (len(variants) + 1).bit_length() - 1 if plain else 0
     others = [test for test in tests if test not in first]
-    guards = others[: max(num_bits - bits, _FEWEST_GUARDS)]
+    guards = others[: max(num_bits - bits, _FEWEST_GUARDS) if num_bits else 0]
     chosen += [rng.choice(by_test[test]) for test in guards]
     return chosen, bits
 
@@ -165,12 +173,17 @@ def _square(clones: Sequence[Clone], rng: Random) -> list[Clone]:
     shuffled = rng.sample(clones, len(clones))
     for index, one in enumerate(shuffled):
         for other in shuffled[index + 1 :]:
-            if one.sites[0].assertion != other.sites[0].assertion:
+            has_same_rows = (
+                one.must_fail == one.contradicts and other.must_fail == other.contradicts
+            )
+            if has_same_rows and one.sites[0].assertion != other.sites[0].assertion:
+                failing = tuple(dict.fromkeys((*one.must_fail, *other.must_fail)))
                 both = Clone(
                     path=one.path,
                     test=one.test,
                     sites=(*one.sites, *other.sites),
-                    must_fail=tuple(dict.fromkeys((*one.must_fail, *other.must_fail))),
+                    must_fail=failing,
+                    contradicts=failing,
                 )
                 return [one, other, both]
     return []

@@ -5,10 +5,11 @@ come from a range that lies around the original by chance, texts differ in one a
 """
 
 import ast
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from rewards.swe.expected import expected_parts, expected_rows
 from rewards.swe.test_source import Offsets, TestFunction
 
 MOST_ALTERNATIVES = 7
@@ -23,13 +24,6 @@ _OPPOSITES = {
     "assertIsInstance": "assertNotIsInstance",
 }
 _OPPOSITES |= {after: before for before, after in _OPPOSITES.items()}
-_EQUALITIES = frozenset(
-    {
-        *("assertEqual", "assertEquals", "assertIs", "assertIn", "assertCountEqual"),
-        *("assertDictEqual", "assertListEqual", "assertTupleEqual", "assertSetEqual"),
-        *("assertSequenceEqual", "assertMultiLineEqual", "assertAlmostEqual"),
-    }
-)
 _PLAIN_TYPES = frozenset(
     {
         *("list", "tuple", "set", "frozenset", "dict", "sorted", "str", "int", "float", "bytes"),
@@ -42,6 +36,7 @@ _EXCEPTIONS = (
 )
 _RAISES = ("raises", "assertRaises", "assertRaisesRegex", "warns", "assertWarns")
 _RANGE = 16
+_SHOWS = 3  # the rank of changes that give themselves away
 _LETTERS, _DIGITS = "abcdefghijklmnopqrstuvwxyz", "0123456789"
 
 
@@ -57,6 +52,7 @@ class Site:
         text: What comes instead.
         same: What says the same as before in the style of `text`; every other variant of the test
             has it in this place.
+        is_plain: Whether it looks like any other test; a negated assertion does not.
     """
 
     assertion: int
@@ -64,6 +60,7 @@ class Site:
     end: int
     text: str
     same: str
+    is_plain: bool = True
 
     @property
     def span(self) -> tuple[int, int]:
@@ -88,13 +85,22 @@ def find_sites(source: str, test: TestFunction, rng: Random) -> list[list[Site]]
     to the code under test is left alone: another solution may be right to take more than the
     reference does. A changed constant looks like any other; a negated assertion shows what it is.
     """
-    offsets = Offsets(source.encode())
+    writer = _Writer(Offsets(source.encode()), _siblings(source), rng)
     found: list[tuple[int, list[Site]]] = []
-    for number, statement in enumerate(ast.walk(test.node)):
-        for change in _changes(statement, offsets, rng):
+    statements = [list(_changes(statement, writer)) for statement in ast.walk(test.node)]
+    statements += [list(_row_changes(row, writer)) for row in expected_rows(test.node)]
+    for number, changes in enumerate(statements):
+        for change in changes:
             start, end = (offset - test.start for offset in change.span)
             sites = [
-                Site(assertion=number, start=start, end=end, text=text, same=change.same)
+                Site(
+                    assertion=number,
+                    start=start,
+                    end=end,
+                    text=text,
+                    same=change.same,
+                    is_plain=change.rank < _SHOWS,
+                )
                 for text in change.texts[:MOST_ALTERNATIVES]
             ]
             found.append((change.rank, sites))
@@ -103,57 +109,72 @@ def find_sites(source: str, test: TestFunction, rng: Random) -> list[list[Site]]
     return [sites for _, sites in found]
 
 
-def _changes(node: ast.AST, offsets: Offsets, rng: Random) -> Iterator[_Change]:
+@dataclass(frozen=True, slots=True)
+class _Writer:
+    """What changes of one file are written with.
+
+    Attributes:
+        offsets: Of the file.
+        siblings: Attributes that the file uses of what it imports, by the name of that.
+        rng: Makes the choices.
+    """
+
+    offsets: Offsets
+    siblings: Mapping[str, Sequence[str]]
+    rng: Random
+
+
+def _changes(node: ast.AST, writer: _Writer) -> Iterator[_Change]:
+    offsets = writer.offsets
     match node:
         case ast.Assert(test=test):
-            for constant in _expected(test):
-                yield from _constants(constant, offsets, rng, rank=0)
+            for part in expected_parts(node):
+                yield from _constants(part, writer, rank=0)
             text = offsets.text(test)
-            yield _Change(3, offsets.span(test), text, [f"not ({text})"])
-        case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name) as method, args=arguments)):
-            if name in _EQUALITIES:
-                for argument in arguments[:2]:
-                    yield from _constants(argument, offsets, rng, rank=0)
+            yield _Change(_SHOWS, offsets.span(test), text, [f"not ({text})"])
+        case ast.Expr(value=ast.Call(func=ast.Attribute(attr=name) as method)):
+            for part in expected_parts(node):
+                yield from _constants(part, writer, rank=0)
             if name in _OPPOSITES:
                 _, end = offsets.span(method)
-                yield _Change(3, (end - len(name), end), name, [_OPPOSITES[name]])
+                yield _Change(_SHOWS, (end - len(name), end), name, [_OPPOSITES[name]])
         case ast.With(items=items):
             for item in items:
-                yield from _exceptions(item.context_expr, offsets, rng)
+                yield from _exceptions(item.context_expr, writer)
         case ast.Assign(targets=[ast.Name(id=name)], value=value):
             if name.startswith(("expect", "want", "desired", "correct")):
-                yield from _constants(value, offsets, rng, rank=2)
+                yield from _constants(value, writer, rank=2)
 
 
-def _expected(test: ast.expr) -> Iterator[ast.expr]:
-    """Yield what stands on both sides of comparisons that say what something is."""
-    match test:
-        case ast.BoolOp(op=ast.And(), values=values):
-            for value in values:
-                yield from _expected(value)
-        case ast.Compare(left=left, ops=operators, comparators=others):
-            if all(isinstance(operator, ast.Eq | ast.Is | ast.In) for operator in operators):
-                yield left
-                yield from others
+def _row_changes(row: Sequence[ast.expr], writer: _Writer) -> Iterator[_Change]:
+    for value in row:
+        yield from _constants(value, writer, rank=1)
 
 
-def _exceptions(node: ast.expr, offsets: Offsets, rng: Random) -> Iterator[_Change]:
+def _exceptions(node: ast.expr, writer: _Writer) -> Iterator[_Change]:
     """Expect another exception."""
     match node:
         case ast.Call(func=ast.Attribute(attr=name), args=[ast.Name(id=expected) as word, *_]):
             if name in _RAISES:
                 others = [other for other in _EXCEPTIONS if other != expected]
-                yield _Change(1, offsets.span(word), expected, rng.sample(others, len(others)))
+                texts = writer.rng.sample(others, len(others))
+                yield _Change(1, writer.offsets.span(word), expected, texts)
 
 
-def _constants(node: ast.expr, offsets: Offsets, rng: Random, *, rank: int) -> Iterator[_Change]:
+def _constants(node: ast.expr, writer: _Writer, *, rank: int) -> Iterator[_Change]:
     """Change one constant, also in lists and the like, but not what is handed to a call."""
+    offsets, rng = writer.offsets, writer.rng
     inner: Sequence[ast.expr | None] = ()
     match node:
         case ast.Constant(value=value):
             texts = [repr(other) for other in _alternatives(value, rng)]
             if texts:
                 yield _Change(rank, offsets.span(node), repr(value), texts)
+        case ast.Attribute(value=ast.Name(id=owner), attr=name):
+            others = [other for other in writer.siblings.get(owner, ()) if other != name]
+            if others:
+                texts = [f"{owner}.{other}" for other in rng.sample(others, len(others))]
+                yield _Change(rank, offsets.span(node), f"{owner}.{name}", texts)
         case ast.List(elts=parts) | ast.Tuple(elts=parts) | ast.Set(elts=parts):
             inner = parts
         case ast.Dict(keys=keys, values=values):
@@ -169,7 +190,25 @@ def _constants(node: ast.expr, offsets: Offsets, rng: Random, *, rank: int) -> I
             inner = arguments
     for part in inner:
         if part is not None:
-            yield from _constants(part, offsets, rng, rank=rank)
+            yield from _constants(part, writer, rank=rank)
+
+
+def _siblings(source: str) -> dict[str, list[str]]:
+    """Return the classes and the like that a file uses of what it imports, by its name there."""
+    tree = ast.parse(source)
+    imported = {
+        (alias.asname or alias.name).partition(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    found: dict[str, set[str]] = {}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Attribute(value=ast.Name(id=owner), attr=name):
+                if owner in imported and name[:1].isupper():
+                    found.setdefault(owner, set()).add(name)
+    return {owner: sorted(names) for owner, names in found.items()}
 
 
 def _alternatives(value: object, rng: Random) -> Sequence[object]:

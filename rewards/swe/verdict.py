@@ -27,6 +27,7 @@ class TestRun:
 
     Attributes:
         statuses: By id of the test in the run; tests that told nothing are not there.
+        collected: Ids of all tests in their order, as the runner says.
         has_finished: Whether the run came to its proper end.
         contradictions: Signs that somebody forged results.
     """
@@ -34,6 +35,7 @@ class TestRun:
     __test__ = False  # it is no test of pytest's
 
     statuses: Mapping[str, Status] = field(default_factory=dict)
+    collected: tuple[str, ...] = ()
     has_finished: bool = False
     contradictions: tuple[str, ...] = ()
 
@@ -48,6 +50,7 @@ def read_run(report: Mapping[str, Any], nonce: str) -> TestRun:
     calls: dict[str, list[str]] = {}
     phases: dict[str, dict[str, list[str]]] = {}
     finished: list[int] = []
+    collected: tuple[str, ...] = ()
     for line in report["events"]:
         match _event(line, nonce):
             case ["call", str(name), str(outcome)]:
@@ -56,7 +59,9 @@ def read_run(report: Mapping[str, Any], nonce: str) -> TestRun:
                 phases.setdefault(name, {}).setdefault(when, []).append(outcome)
             case ["finish", int(exit_status)]:
                 finished.append(exit_status)
-            case ["start"] | ["collected", list()]:
+            case ["collected", list(names)]:
+                collected = tuple(map(str, names))
+            case ["start"]:
                 pass
             case _:
                 contradictions.append("a line that no runner writes")
@@ -76,6 +81,7 @@ def read_run(report: Mapping[str, Any], nonce: str) -> TestRun:
         contradictions.append("an exit status that hides failures")
     return TestRun(
         statuses=statuses,
+        collected=collected,
         has_finished=has_finished and not report["has_overflowed"],
         contradictions=tuple(dict.fromkeys(contradictions)),
     )
@@ -95,8 +101,8 @@ def passed_clones(
     """
     suspicious = []
     for nodeid, clone in clones.items():
-        for parameters in clone.must_fail:
-            original = run.statuses.get(f"{originals[nodeid]}{parameters}")
+        for parameters, same_row in zip(clone.must_fail, clone.contradicts, strict=True):
+            original = run.statuses.get(f"{originals[nodeid]}{same_row}")
             if original is not Status.PASSED:
                 continue
             if run.statuses.get(f"{nodeid}{parameters}") is not Status.FAILED:

@@ -3,6 +3,7 @@
 import ast
 import asyncio
 import itertools
+from dataclasses import replace
 from random import Random
 
 import pytest
@@ -251,10 +252,66 @@ def test_many_tests_get_one_clone_each_and_only_decisive_ones_count() -> None:
     decisive = {f"t.py::test_{letter}" for letter in "abcdefgh"}
     chosen, bits = choose_clones(pool(letters, "123"), first=decisive, num_bits=8, rng=Random(0))
     assert bits == 8
-    assert {f"t.py::{clone.test}" for clone in chosen} == decisive
+    assert {f"t.py::{clone.test}" for clone in chosen[:8]} == decisive
+    assert sorted(clone.test for clone in chosen[8:]) == ["test_i", "test_j"]
     chosen, bits = choose_clones(
         pool(letters, "123"), first={"t.py::test_a"}, num_bits=8, rng=Random(0)
     )
     assert bits == 2
     assert len(chosen) == 3 + 6  # and guards against those who pass tests at random
     assert choose_clones(pool("a", "1"), first=set(), num_bits=0, rng=Random(0)) == ([], 0)
+
+
+def test_clones_that_give_themselves_away_are_worth_nothing() -> None:
+    [clone] = pool("a", "1")
+    shows = [replace(clone, sites=(replace(clone.sites[0], is_plain=False),))]
+    chosen, bits = choose_clones(shows, first={"t.py::test_a"}, num_bits=8, rng=Random(0))
+    assert (chosen, bits) == (shows, 0)
+    chosen, bits = choose_clones(
+        [*shows, *pool("a", "2")], first={"t.py::test_a"}, num_bits=8, rng=Random(0)
+    )
+    assert (chosen, bits) == (pool("a", "2"), 1)
+
+
+TABLE = """\
+import kinds
+import pytest
+
+
+@pytest.mark.parametrize("given, least", [
+    ([3, 2], 2),
+    pytest.param([5], 5, id="one"),
+])
+def test_table(given, least):
+    assert cheapest(given) == least
+
+
+@pytest.mark.parametrize("name", ["a", "b"])
+def test_used(name):
+    assert shout(name) == name
+
+
+def test_kind():
+    assert isinstance(parse("x"), kinds.Word)
+    assert parse("y") is kinds.Other
+"""
+
+
+def changed(name: str) -> set[tuple[str, bool]]:
+    """What stands in the places of a test that may be changed, and whether that shows."""
+    test = next(test for test in find_tests(TABLE) if test.name == name)
+    places = find_sites(TABLE, test, Random(0))
+    text = TABLE.encode()[test.start : test.end]
+    return {(text[p[0].start : p[0].end].decode(), p[0].is_plain) for p in places}
+
+
+def test_the_column_that_is_only_compared_is_changed_and_what_is_handed_on_is_not() -> None:
+    assert changed("test_table") == {("2", True), ("5", True), ("cheapest(given) == least", False)}
+    assert changed("test_used") == {("shout(name) == name", False)}
+
+
+def test_a_kind_becomes_another_of_the_same_file() -> None:
+    test = next(test for test in find_tests(TABLE) if test.name == "test_kind")
+    texts = {site.text for place in find_sites(TABLE, test, Random(0)) for site in place}
+    assert {"kinds.Word", "kinds.Other"} <= texts
+    assert ("kinds.Word", True) in changed("test_kind")

@@ -104,7 +104,8 @@ def test_a_run_ends_properly_or_has_not_finished() -> None:
 
 
 def test_a_clone_may_pass_only_where_its_original_fails() -> None:
-    clone = Clone(path="t.py", test="a", sites=(), must_fail=("[1]", "[2]"))
+    rows = ("[1]", "[2]")
+    clone = Clone(path="t.py", test="a", sites=(), must_fail=rows, contradicts=rows)
     clones, originals = {"t.py::x": clone}, {"t.py::x": "t.py::a"}
 
     def suspicious(*events: list[object]) -> list[str]:
