@@ -2,12 +2,12 @@
 
 from typing import Protocol
 
-import torch
 from torch import Tensor
 
 from cispo.policy.lightning.attention import resolve_kernels
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.native.stepper import NativeStepper
+from cispo.policy.lightning.recurrent import RecurrentForm
 from cispo.policy.lightning.state import DecodeState
 
 
@@ -18,9 +18,12 @@ class Stepper(Protocol):
 
     Attributes:
         kernels: `torch` or `native`.
+        routes: [R, L * k] uint8, for a state of R rows: where it is set, a step writes the experts
+            of each row's token to it, layer by layer.
     """
 
     kernels: str
+    routes: Tensor | None
 
     def refresh(self) -> None:
         """Read the model's weights again; to be called whenever they have changed."""
@@ -41,25 +44,26 @@ class Stepper(Protocol):
 
 
 class TorchStepper:
-    """The model's own decoding, operation by operation; runs on any device."""
+    """Operations of torch; runs on any device."""
 
     kernels = "torch"
 
     def __init__(self, model: LightningModel) -> None:
         self._model = model
+        self.routes: Tensor | None = None
+        self.refresh()
 
     def refresh(self) -> None:
-        """Do nothing: the model's own weights are read on every step."""
+        """Lay the weights out again; see `Stepper.refresh`."""
+        self._form = RecurrentForm(self._model)
 
-    @torch.no_grad()
     def step(self, token_ids: Tensor, state: DecodeState) -> Tensor:
         """Append one token a row; see `Stepper.step`."""
-        return self._model.decode(token_ids, state).float()
+        return self._form.step(token_ids, state, self.routes)
 
-    @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """Apply the head; see `Stepper.logits`."""
-        return self._model.logits(hidden)
+        return self._form.logits(hidden)
 
 
 def make_stepper(model: LightningModel, *, kernels: str = "auto") -> Stepper:
