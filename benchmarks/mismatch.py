@@ -3,12 +3,13 @@
     python -m benchmarks.mismatch                  # 64K tokens; about four minutes on one core
     python -m benchmarks.mismatch --tokens 4096    # shorter
 
-The engine decodes in float32 with its default kernels, and the same weights then score what it
-sampled by the learner's forward pass: in float32, and with the learner's weights and products in
-bfloat16 (the engine has the bfloat16 weights too, in float32). The model is the hybrid of width 256
-with DeepNorm's residual weight (2 L)^(1/4), as in MiniMax-M1, unless a row says otherwise; its
-weights are random, its tokens have about 3.6 nats of entropy. For contrast, transformers'
-MiniMaxForCausalLM of the same shape, its decoding with a cache against its own forward pass. Writes
+An engine decodes with its default kernels, and a learner of the same weights then scores what it
+sampled by its forward pass; first both in float32, then both in bfloat16. The model is the hybrid
+of width 256 with DeepNorm's residual weight (2 L)^(1/4), as in MiniMax-M1, unless a row says
+otherwise; its weights are random, its tokens have about 3.6 nats of entropy. Experts are measured
+with the default of `rollout.routing_replay`, which is on in bfloat16, and without it. For contrast,
+what an engine in float32 would make of the bfloat16 weights, and transformers' MiniMaxForCausalLM
+of the same shape, its decoding with a cache against its own forward pass. Writes
 results/mismatch.json.
 """
 
@@ -30,6 +31,7 @@ from cispo.policy.lightning.config import FULL, LINEAR, LightningConfig
 from cispo.policy.lightning.model import LightningModel
 from rollout.backends.base import Finished, Request, SamplingParams, StopRules
 from rollout.backends.lightning import LightningBackend
+from rollout.routes import joined_routes
 
 RESULT = Path(__file__).parent / "results" / "mismatch.json"
 TARGETS = {"float32": 0.999999, "bfloat16": 0.9999}
@@ -67,11 +69,9 @@ def model(of: LightningConfig, dtype: torch.dtype) -> LightningModel:
     return made
 
 
-def sample(of: LightningModel, tokens: int, *, replays: bool = False) -> list[Finished]:
+def sample(of: LightningModel, tokens: int, **knobs: bool) -> list[Finished]:
     length = min(LENGTH, max(tokens // ROWS, 64))
-    backend = LightningBackend(
-        of, StopRules(token_ids=frozenset()), max_sequences=ROWS, replays=replays
-    )
+    backend = LightningBackend(of, StopRules(token_ids=frozenset()), max_sequences=ROWS, **knobs)
     backend.start(
         Request(
             request_id=0,
@@ -92,12 +92,27 @@ def learner_logprobs(of: LightningModel, members: Sequence[Finished]) -> Tensor:
     """Log-probabilities by the training form, eight sequences a packed row."""
     parts = []
     for first in range(0, len(members), 8):
-        rows = [[*PROMPT, *member.token_ids] for member in members[first : first + 8]]
+        packed = members[first : first + 8]
+        rows = [[*PROMPT, *member.token_ids] for member in packed]
         ends = torch.tensor([0, *map(len, rows)]).cumsum(0).int()
         is_action = torch.cat([torch.arange(len(row)) >= len(PROMPT) for row in rows])
         ids = torch.tensor([token for row in rows for token in row])
-        parts.append(of(ids, ends, is_action).logprobs[is_action])
+        scores = of(ids, ends, is_action, routed_experts=routed_experts(packed, len(ids)))
+        parts.append(scores.logprobs[is_action])
     return torch.cat(parts)
+
+
+def routed_experts(members: Sequence[Finished], tokens: int) -> Tensor | None:
+    """What the engine recorded of a packed row, [T, M]; None where it did not."""
+    pairs = [
+        part
+        for member in members
+        for part in ((len(PROMPT), None), (len(member.token_ids), member.routed_experts))
+    ]
+    joined = joined_routes(pairs)
+    if joined is None:
+        return None
+    return torch.frombuffer(bytearray(joined), dtype=torch.uint8).view(tokens, -1)
 
 
 def compare(ours: Tensor, theirs: Tensor) -> dict[str, float]:
@@ -114,15 +129,19 @@ def compare(ours: Tensor, theirs: Tensor) -> dict[str, float]:
 
 
 def measure(
-    of: LightningConfig, dtype: torch.dtype, tokens: int, *, replays: bool = False
+    of: LightningConfig,
+    dtype: torch.dtype,
+    tokens: int,
+    *,
+    engine_dtype: torch.dtype | None = None,
+    **knobs: bool,
 ) -> dict[str, float]:
-    weights = model(of, dtype)
-    state = {name: tensor.float() for name, tensor in weights.state_dict().items()}
-    engine_model = LightningModel(of)
-    engine_model.load_state_dict(state)
-    members = sample(engine_model, tokens, replays=replays)
+    """Sample with an engine of the learner's weights, of their dtype or in another one."""
+    learner, engine = model(of, dtype), model(of, engine_dtype or dtype)
+    engine.load_state_dict(learner.state_dict())
+    members = sample(engine, tokens, **knobs)
     reported = torch.tensor([logprob for member in members for logprob in member.logprobs])
-    return compare(learner_logprobs(weights, members), reported)
+    return compare(learner_logprobs(learner, members), reported)
 
 
 @torch.no_grad()
@@ -177,33 +196,46 @@ def main() -> None:
         rows.append({"model": name, "learner": learner, **facts, **measured})
         count, largest, mean, _, rest = measured.values()
         print(
-            f"{name:24} {learner:9} {count:6.0f} tokens  max {largest:.2e}  mean {mean:.2e} nats"
+            f"{name:28} {learner:9} {count:6.0f} tokens  max {largest:.2e}  mean {mean:.2e} nats"
             f"  1 - r = {rest:.1e}",
             flush=True,
         )
 
     few, experts = max(tokens // 8, 512), {"num_local_experts": 8, "num_experts_per_tok": 2}
     for dtype in (torch.float32, torch.bfloat16):
+        is_replayed = dtype == torch.bfloat16
         note("hybrid", dtype, measure(config(), dtype, tokens), layers=8)
-        note("8 experts, top 2", dtype, measure(config(**experts), dtype, few), layers=8)
+        measured = measure(config(**experts), dtype, few, keeps_routes=is_replayed)
+        note("8 experts, top 2", dtype, measured, layers=8, routing_replay=is_replayed)
         note("no DeepNorm (alpha = 1)", dtype, measure(config(alpha=1.0), dtype, few), layers=8)
         for layers in (2, 4, 16, 32):
             measured = measure(config(layers), dtype, few // 2)
             note(f"{layers} layers", dtype, measured, layers=layers)
-    note("replay mode", torch.float32, measure(config(), torch.float32, few, replays=True))
+    in_default_mode = list(rows)
+    note("experts, no replay", torch.bfloat16, measure(config(**experts), torch.bfloat16, few))
+    exact = {"engine_dtype": torch.float32}
+    for name, of in (("hybrid", config()), ("no DeepNorm", config(alpha=1.0))):
+        measured = measure(of, torch.bfloat16, few // 2, **exact)  # type: ignore[arg-type]
+        note(f"{name}, float32 engine", torch.bfloat16, measured)
+    for dtype in (torch.float32, torch.bfloat16):
+        note("logprobs=replay", dtype, measure(config(), dtype, few // 2, replays=True))
     for dtype in (torch.float32, torch.bfloat16):
         note("transformers' MiniMax", dtype, transformers_contrast(dtype, few // 4))
-    reached = {
-        row["learner"]: row["probability_correlation"] for row in rows if row["model"] == "hybrid"
+    is_reached = {
+        f"{row['model']}, {row['learner']}": float(row["probability_correlation"])  # type: ignore[arg-type]
+        > TARGETS[str(row["learner"])]
+        for row in in_default_mode
     }
     report = {
         "machine": describe(),
         "threads": 1,
         "targets": TARGETS,
-        "is_reached": {name: reached[name] > target for name, target in TARGETS.items()},  # type: ignore[operator]
+        "is_reached": is_reached,
         "rows": rows,
     }
     RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    missed = [name for name, reached in is_reached.items() if not reached]
+    print(f"targets reached by {len(is_reached) - len(missed)} of {len(is_reached)}", *missed)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from cispo.types import Metrics, Sample
 from tests.learner.one_rank import one_rank
 from tests.learner.tables import ADAMW, make_rule
 from tests.parity.cases import ARCHITECTURES, every_architecture, every_kernel
-from tests.parity.engines import engine, finish, model, request, sample_of
+from tests.parity.engines import engine, finish, learner_logprobs, model, request, sample_of
 
 
 def replayed_samples(
@@ -42,6 +42,21 @@ def test_the_local_learner_finds_every_ratio_to_be_one(
         learner = LocalLearner(model(kernels, architecture), rule, **ADAMW)
         list(learner.buckets(version=0, max_bytes=10**6))
         assert_equal_bits(learner.step(samples))
+
+
+@every_kernel
+@pytest.mark.parametrize("name", ["dense", "experts"])
+def test_bfloat16_models_replay_to_equal_bits_too(kernels: str, name: str) -> None:
+    architecture = ARCHITECTURES[name]
+    policy, learner = (model(kernels, architecture).bfloat16() for _ in range(2))
+    backend = engine(kernels, architecture, of=policy, replays=True)
+    requests = {index: request(index, temperature=0.7) for index in range(4)}
+    for each in requests.values():
+        backend.start(each)
+    for member in finish(backend):
+        prompt = requests[member.request_id].prompt
+        expected = learner_logprobs(learner, prompt, member, temperature=0.7)
+        assert member.logprobs == expected.tolist()
 
 
 @pytest.fixture(scope="module")
