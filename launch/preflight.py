@@ -11,12 +11,13 @@ from cispo.data.build import held_out_tasks, training_tasks
 from cispo.data.mixture import TaskMixture
 from cispo.errors import ConfigError
 from cispo.types import Task
-from launch.admitting import refused_tasks
+from launch.admitting import cache_of, refused_tasks
 from launch.context import check_context
 from launch.resume import Resume, read_resume
 from rewards.admission import NEEDS_ADMISSION
 from rewards.build import known_verifiers
-from sandboxes.build import build_sandbox
+from sandboxes.build import build_sandbox, build_workspaces
+from sandboxes.swe.proof import prove
 
 PROBED_TASKS = 64
 
@@ -73,19 +74,25 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
     used = {task.verifier for task in probed}
     check_verifiers(sorted(used), cfg.reward.verifiers, "tasks")
     if NEEDS_ADMISSION & used:
-        asyncio.run(_probe(cfg.sandbox))
+        asyncio.run(_probe(cfg.sandbox, has_repositories="swe" in used))
     if cfg.rollout.backend != "scripted":
         check_context(cfg.policy, cfg.rollout.sampling, sampled, key="rollout.sampling")
         check_context(cfg.policy, cfg.evaluation.sampling, held_out, key="evaluation.sampling")
     return CheckedTasks(training=training, held_out=held_out)
 
 
-async def _probe(settings: SandboxConfig) -> None:
+async def _probe(settings: SandboxConfig, *, has_repositories: bool) -> None:
     sandbox = build_sandbox(settings)
     try:
         await sandbox.probe()
     finally:
         await sandbox.close()
+    if has_repositories:
+        workspaces = build_workspaces(settings)
+        try:
+            await prove(workspaces, scratch=cache_of(settings) / "proofs")
+        finally:
+            await workspaces.close()
 
 
 def check_verifiers(names: Iterable[str], known: Collection[str], where: str) -> None:

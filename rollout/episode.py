@@ -15,7 +15,7 @@ from cispo.policy.tool_calls import ToolCallError, parse_tool_calls
 from cispo.seeding import stream_seed
 from cispo.types import Message, PolicyVersion, Rollout, StopReason, Task
 from rollout.routes import joined_routes
-from rollout.tools import Toolbox
+from rollout.tools import Toolbox, readable
 from sandboxes.workspace import WorkspaceLostError
 
 
@@ -204,5 +204,5 @@ async def _carry_out(said: str, tools: Toolbox) -> tuple[list[Message], bool]:
         result = await tools.call(call)
         if result.ends_episode:
             return results, True
-        results.append(Message(role="tool", content=result.text, name=call.name))
+        results.append(Message(role="tool", content=result.text, name=readable(call.name)))
     return results, not calls

@@ -113,7 +113,7 @@ class RepositoryTools:
                 text = f"error: {call.name} does not take {_short(json.dumps(arguments))}"
             case _:
                 text = f"error: no tool {_short(call.name)!r}; there are bash, view, edit, submit"
-        return ToolResult(shortened(text, self._max_characters))
+        return ToolResult(shortened(readable(text), self._max_characters))
 
     async def submission(self) -> str:
         """Return the diff of the repository; empty where it is too large to be one.
@@ -158,6 +158,11 @@ class RepositoryTools:
         result = (await self._session.run(program, self._limits)).result
         said = (result.stdout + result.stderr).decode(errors="replace").strip()
         return said if result.exit_code == 0 else f"error: {said or result.outcome}"
+
+
+def readable(text: str) -> str:
+    """Return text that every tokenizer takes: JSON may hold halves of characters."""
+    return text.encode(errors="replace").decode()
 
 
 def shortened(text: str, max_characters: int) -> str:

@@ -100,7 +100,7 @@ def _read_calls(text: str, position: int, calls: list[ToolCall]) -> int:
             return position + len(END_CALLS)
         try:
             value, end = _DECODER.raw_decode(text, position)
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number too long to read
             raise _error(text, position, f"is not JSON: {error}") from error
         calls += [_call(item, text, position) for item in _items(value)]
         position = end
@@ -121,7 +121,7 @@ def _call(value: object, text: str, position: int) -> ToolCall:
     if isinstance(arguments, str):
         try:
             arguments = _DECODER.decode(arguments) if arguments.strip() else None
-        except (json.JSONDecodeError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:  # also a number too long to read
             raise _error(text, position, f"has 'arguments' that are not JSON: {error}") from error
     if not isinstance(arguments, dict | None):
         raise _error(text, position, "has 'arguments' that are not an object")

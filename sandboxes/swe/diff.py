@@ -23,8 +23,9 @@ def diff_of(changes: Iterable[Change], base: Path) -> str:
         if _IGNORED_FOLDERS.intersection(change.path.split("/")):
             continue
         try:
+            change.path.encode()
             patches += _patches(change, base)
-        except (BadPatchError, UnicodeDecodeError):
+        except (BadPatchError, UnicodeError):
             continue
     return format_diff(patches)
 

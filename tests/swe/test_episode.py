@@ -217,6 +217,35 @@ async def test_a_call_that_cannot_be_read_is_answered() -> None:
     assert "error: line 2 of the turn" in TOKENIZER.decode(policy.prompts[1])
 
 
+async def test_calls_that_no_tokenizer_can_repeat_are_answered(tools: RepositoryTools) -> None:
+    turns = (
+        '<tool_calls>\n{"name": "view\\ud800", "arguments": {}}\n</tool_calls>',
+        '<tool_calls>\n{"name": "view", "arguments": {"path": "\\ud800"}}\n</tool_calls>',
+        f'<tool_calls>\n{{"name": "view", "arguments": {{"first_line": {"9" * 5000}}}}}\n'
+        "</tool_calls>",
+    )
+    budgets = _with(max_turn_tokens=10**5, max_tokens=10**6)
+    for turn in turns:
+        policy = Script(turn, "Enough.")
+        rollout = await play(policy, tools, budgets=budgets)
+        assert rollout.stop_reason is StopReason.END_OF_TURN
+        assert "error: " in TOKENIZER.decode(policy.prompts[1])
+
+
+async def test_names_that_are_no_text_and_folders_without_end_are_left_out(
+    tools: RepositoryTools,
+) -> None:
+    code = (
+        "import os; os.chdir(b'.'); open(b'\\xff.py', 'w').close(); open('a\\nb.py', 'w').close()\n"
+        "open('kept.py', 'w').write('k = 1\\n')\n"
+        "for _ in range(1500): os.mkdir('d'); os.chdir('d')"
+    )
+    policy = Script(calls("bash", command=f'python3 -c "{code}"'), SUBMIT)
+    submission = (await play(policy, tools)).submission
+    assert submission is not None
+    assert [line for line in submission.splitlines() if line.startswith("+++")] == ["+++ b/kept.py"]
+
+
 async def test_a_lost_workspace_aborts_the_rollout_or_is_raised_before_it_began() -> None:
     policy = Script(calls("bash", command="x"), calls("bash", command="y"), versions=(3, 4))
     rollout = await play(policy, Echo(lost_after=1))
