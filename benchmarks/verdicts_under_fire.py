@@ -37,7 +37,7 @@ NUMBER = 10_000
 CALM = 400
 KILLS_EVERY_SECONDS = 1.0
 CODE_EVERY = 10  # one verdict in so many runs a program
-PAUSE = 0.05  # seconds of a program, so that it can be hit
+PAUSE = 0.2  # seconds of a program, so that it can be hit
 REFERENCES = 500  # so that what is kept of references is there before the first reading
 WORKER, GRADER, JAIL, PROGRAM = "reward worker", "grader", "jail", "program"
 WEIGHTS = {WORKER: 1, GRADER: 6, JAIL: 6, PROGRAM: 7}  # workers seldom, they take long to start
@@ -106,6 +106,7 @@ class Tally:
         self._pool = pool
         self._slots = asyncio.Semaphore(64)
         self.outcome: Counter[str] = Counter()
+        self.causes: Counter[str] = Counter()
         self.answered: Counter[int] = Counter()
 
     async def grade(self, indices: range) -> None:
@@ -118,6 +119,7 @@ class Tally:
         self.answered[index] += 1
         if not isinstance(verdict, Graded):
             self.outcome["ungraded"] += 1
+            self.causes[verdict.cause] += 1
         elif verdict.reward != float(index % 3 != 0):
             self.outcome["undeserved_zero" if not verdict.reward else "undeserved_reward"] += 1
         else:
@@ -167,6 +169,7 @@ async def run(number: int) -> dict[str, object]:
         "missing": number - len(tally.answered),
         "doubled": sum(count > 1 for count in tally.answered.values()),
         **{key: tally.outcome[key] for key in outcomes},
+        "ungraded_causes": dict(tally.causes),
         "kills": dict(kills),
         "replaced_workers": num_replaced,
         "verdicts_per_second_under_fire": round((number - 2 * CALM) / seconds, 1),
