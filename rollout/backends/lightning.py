@@ -91,7 +91,7 @@ class LightningBackend:
         is_native = self._stepper.kernels == "native"
         dtype = torch.float32 if is_native else model.lm_head.weight.dtype
         self._state = DecodeState.empty(model.config, max_sequences, dtype=dtype, device=device)
-        self._hidden = torch.zeros(max_sequences, model.config.hidden_size, device=device)
+        self._hidden = torch.zeros(0, model.config.hidden_size, device=device)
         self._cache = PrefixCache(prefix_cache_bytes)
         self._reader = PromptReader(model, self._state.allocator, self._cache)
         self._resumed: deque[tuple[SavedRow, DecodeState]] = deque()
@@ -231,14 +231,17 @@ class LightningBackend:
         """Read the last token of every running row."""
         num_active = self._sequences.num_active
         if num_active == 0:
+            self._hidden = self._hidden[:0]
             return
         tokens = self._sequences.last_tokens[:num_active]
-        self._hidden[:num_active] = self._stepper.step(tokens, self._state)
+        # not copied: a large copy would leave torch's threads spinning beside the kernels' for 6 ms
+        self._hidden = self._stepper.step(tokens, self._state)
         if self._stepper.routes is not None:
             self._sequences.route(self._stepper.routes[:num_active])
 
     def _admit(self) -> None:
         """Give free rows to sequences whose prompts are read."""
+        hidden = [self._hidden]
         for reading in self._reader.ready(self._sequences.num_free):
             first = self._sequences.num_active
             if reading.saved is not None:
@@ -253,14 +256,16 @@ class LightningBackend:
             assert reading.read is not None
             rows = self._index(range(first, first + count))
             self._state.write(rows, reading.read.state, torch.zeros_like(rows))
-            self._hidden[rows] = reading.read.hidden.float()
+            hidden.append(reading.read.hidden.float().expand(count, -1))
             if reading.saved is not None or reading.remaining == 0:
                 self._reader.leave(reading)
+        if len(hidden) > 1:
+            self._hidden = torch.cat(hidden)
 
     def _draw(self) -> list[Finished]:
         """Draw a token for every row, and drop the rows that end with it."""
         num_active = self._sequences.num_active
-        logits = self._stepper.logits(self._hidden[:num_active])
+        logits = self._stepper.logits(self._hidden)
         ended = self._sequences.draw(logits, self._version)
         if ended and self._replays:
             replay(self._model, self._sequences, ended)
