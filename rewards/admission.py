@@ -26,7 +26,7 @@ from sandboxes.swe.environment import UnbuildableError
 NEEDS_ADMISSION = frozenset({"code", "swe"})
 """Verifiers whose tasks are programs and tests, which are wrong more often than they look."""
 
-_FORMAT = 1
+_FORMAT = 2
 _NOTHING = "pass\n"
 
 
