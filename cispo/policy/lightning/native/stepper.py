@@ -60,7 +60,7 @@ class NativeStepper:
         self._weights = PackedWeights(self._library, model)
         self._memory = torch.empty(0)
         self._sized: tuple[int, int] | None = None
-        self._known: tuple[Tensor, ...] = ()
+        self._known: tuple[Tensor | None, ...] = ()
         self._state = _NativeState()
         self._busy = threading.Lock()
         self.routes: Tensor | None = None
@@ -129,8 +129,8 @@ class NativeStepper:
         if len(token_ids) > state.num_rows:
             raise ValueError(f"{len(token_ids)} tokens for a state of {state.num_rows} rows")
         _require(token_ids, "token_ids", torch.int64, (len(token_ids),))
-        tensors = (state.linear, state.pages, state.page_table, state.lengths)
-        if len(self._known) != 4 or any(map(operator.is_not, tensors, self._known)):
+        tensors = (state.linear, state.pages, state.page_table, state.lengths, self.routes)
+        if len(self._known) != len(tensors) or any(map(operator.is_not, tensors, self._known)):
             self._state = self._described(state)
             self._known = tensors
         return self._state
