@@ -23,7 +23,7 @@ def launch(
         text=True,
         cwd=folder,
         env=environment,
-        timeout=120,
+        timeout=250,
         check=False,
     )
 
@@ -117,7 +117,7 @@ def test_a_machine_without_a_sandbox_is_refused(tmp_path: Path, policy_folder: s
         text=True,
         cwd=ROOT,
         env={"PATH": str(tmp_path), "HOME": str(tmp_path)},
-        timeout=120,
+        timeout=250,
         check=False,
     )
     check_refused(ran, "bubblewrap")

@@ -16,7 +16,7 @@ def score(*overrides: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         cwd=ROOT,
-        timeout=120,
+        timeout=250,
         check=False,
     )
 

@@ -70,7 +70,7 @@ def test_a_server_says_when_it_is_ready_answers_and_stops(tmp_path: Path) -> Non
         assert url, greeting
         assert f"curl {url[1]}/chat/completions" in greeting
         assert "sesame" not in greeting
-        client = OpenAI(base_url=url[1], api_key="sesame", max_retries=0, timeout=60)
+        client = OpenAI(base_url=url[1], api_key="sesame", max_retries=0, timeout=120)
         answer = client.chat.completions.create(
             model="oracle", messages=[{"role": "user", "content": "What is 6 times 7?"}]
         )
@@ -80,6 +80,6 @@ def test_a_server_says_when_it_is_ready_answers_and_stops(tmp_path: Path) -> Non
         assert tried.choices[0].message.content == "It is 42."
         server.send_signal(signal.SIGTERM)
         rest = server.stdout.read()
-        assert server.wait(60) == 0, rest
+        assert server.wait(120) == 0, rest
         assert rest == ""
     assert [entry.name for entry in tmp_path.iterdir()] == ["answers.json"]

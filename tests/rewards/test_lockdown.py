@@ -46,7 +46,7 @@ def run(code: str) -> subprocess.CompletedProcess[str]:
         env={"PYTHONPATH": os.getcwd()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
 

@@ -47,13 +47,13 @@ def test_the_service_serves_a_real_sandbox_and_hides_its_token() -> None:
                 data=encode_request(program, LIMITS),
                 headers={"Authorization": f"Bearer {TOKEN}"},
             )
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=120) as response:
                 result = decode_result(response.read())
             assert result.outcome is Outcome.EXITED
             assert TOKEN.encode() not in result.stdout
         finally:
             service.send_signal(signal.SIGTERM)
-        assert service.wait(timeout=30) == 0
+        assert service.wait(timeout=120) == 0
 
 
 def test_a_service_without_a_token_does_not_start() -> None:
@@ -62,7 +62,7 @@ def test_a_service_without_a_token_does_not_start() -> None:
         env={"PATH": os.environ["PATH"], "PYTHONPATH": os.getcwd()},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=250,
         check=False,
     )
     assert ended.returncode == 2

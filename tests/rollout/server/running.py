@@ -4,7 +4,6 @@ import asyncio
 import functools
 import socket
 import threading
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from rollout.scoring import score_tokens
 from rollout.server.app import serve
 from rollout.server.service import Service
 from rollout.token_text import TokenText
+from tests.waiting import PATIENCE_SECONDS, wait_until
 
 MODEL = "tiny"
 CONTEXT = 400
@@ -86,7 +86,7 @@ class Running:
 
     @property
     def client(self) -> OpenAI:
-        return OpenAI(base_url=self.url, api_key="any", max_retries=0, timeout=60)
+        return OpenAI(base_url=self.url, api_key="any", max_retries=0, timeout=PATIENCE_SECONDS)
 
     def metric(self, name: str) -> float:
         with urllib.request.urlopen(self.url.removesuffix("v1") + "metrics") as response:
@@ -95,10 +95,7 @@ class Running:
 
     def wait_for_metric(self, name: str, value: float) -> None:
         """Wait until a metric has a value; fails after a time that no machine needs."""
-        deadline = time.monotonic() + 60
-        while self.metric(name) != value:
-            assert time.monotonic() < deadline, f"{name} is {self.metric(name)}, not {value}"
-            time.sleep(0.01)
+        wait_until(lambda: self.metric(name) == value, what=f"{name} is {value}")
 
 
 @contextmanager
@@ -130,12 +127,12 @@ def running_server(make_engine: Callable[[], Engine], **knobs: object) -> Iterat
 
     thread = threading.Thread(target=lambda: asyncio.run(main()))
     thread.start()
-    is_ready.wait(60)
+    is_ready.wait(PATIENCE_SECONDS)
     try:
         yield started[0]
     finally:
         if thread.is_alive():
             started[0].stop()
-        thread.join(60)
+        thread.join(PATIENCE_SECONDS)
         listener.close()
         assert not thread.is_alive(), "the server did not stop"

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import threading
+import time
 
 import openai
 import pytest
@@ -19,6 +20,7 @@ from tests.rollout.server.running import (
     running_server,
     scripted_engine,
 )
+from tests.waiting import PATIENCE_SECONDS
 
 ACTIVE = "cispo_engine_active_sequences"
 NUM_STREAMS = 32
@@ -131,19 +133,40 @@ def test_an_engine_that_breaks_fails_its_requests_and_serves_the_next() -> None:
         assert few.usage.completion_tokens == 2
 
 
+class PausingBackend:
+    """An engine whose steps do nothing while it pauses."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._backend = engine.backend
+        self.is_pausing = threading.Event()
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._backend, name)
+
+    def step(self) -> list[Finished]:
+        if self.is_pausing.is_set():
+            time.sleep(0.002)
+            return []
+        return self._backend.step()
+
+
 def test_a_server_that_stops_finishes_what_it_began_and_begins_nothing() -> None:
-    with running_server(endless_engine) as running:
+    backend = PausingBackend(endless_engine())
+    engine = Engine(backend, TOKENIZER)
+    with running_server(lambda: engine, drain_seconds=PATIENCE_SECONDS) as running:
         chunks = running.client.completions.create(
             model=MODEL, prompt="x", max_tokens=300, stream=True
         )
         next(iter(chunks))
+        backend.is_pausing.set()
         running.stop()
         running.wait_for_metric("cispo_server_stopping", 1)
         with pytest.raises(openai.InternalServerError) as caught:
             running.client.completions.create(model=MODEL, prompt="x")
         assert caught.value.status_code == 503
+        backend.is_pausing.clear()
         assert len(list(chunks)) >= 298
-        running.thread.join(60)
+        running.thread.join(PATIENCE_SECONDS)
         assert not running.thread.is_alive()
 
 
@@ -156,7 +179,7 @@ def test_a_server_that_stops_does_not_wait_for_ever() -> None:
         running.stop()
         with pytest.raises(openai.APIError):
             list(chunks)
-        running.thread.join(60)
+        running.thread.join(PATIENCE_SECONDS)
         assert not running.thread.is_alive()
 
 

@@ -72,7 +72,7 @@ def test_two_processes_that_build_at_once_both_get_a_whole_library(sources, tmp_
     cache = tmp_path / "cache"
     arguments = [sys.executable, "-c", command, str(sources), str(cache), COMPILER]
     both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    assert [process.communicate(timeout=60)[0].strip() for process in both] == ["42", "42"]
+    assert [process.communicate(timeout=250)[0].strip() for process in both] == ["42", "42"]
     assert [entry.suffix for entry in cache.iterdir()] == [".so"]
 
 
