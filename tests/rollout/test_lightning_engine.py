@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from cispo.policy.lightning.stepper import TorchStepper
 from cispo.types import PolicyVersion
 from tests.rollout.engines import bits, buckets, engine, finish, make_request, mixed_request, model
 
@@ -64,7 +65,7 @@ def test_weights_that_change_in_the_middle_reach_the_next_token() -> None:
         weights = old if position < 4 else new
         if position:
             last = torch.tensor([finished.token_ids[position - 1]])
-            hidden = weights.decode(last, state)
+            hidden = TorchStepper(weights).step(last, state)
         logprobs = weights.logits(hidden).double().log_softmax(-1)
         expected.append(float(logprobs[0, token].detach()))
     assert torch.allclose(torch.tensor(finished.logprobs), torch.tensor(expected), atol=1e-5)

@@ -12,7 +12,7 @@ from cispo.policy.lightning.moe import Balance, MixtureOfExperts, balance_of
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.prefill import Prefill
 from cispo.policy.lightning.projection import widened
-from cispo.policy.lightning.rotary import Rotation, rotation
+from cispo.policy.lightning.rotary import rotation
 from cispo.policy.lightning.softmax import SoftmaxAttention
 
 
@@ -99,22 +99,6 @@ class LightningLayer(nn.Module):
         normed = self.input_layernorm(x)
         assert isinstance(self.self_attn, SoftmaxAttention)
         y = self.self_attn.prefill(normed, plan, pages)
-        return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
-
-    def step_linear(self, x: Tensor, state: Tensor) -> Tensor:
-        """Read one token a row, x [N, d], with a lightning layer; updates states [N, H, D, D]."""
-        normed = self.input_layernorm(x)
-        assert isinstance(self.self_attn, LightningAttention)
-        y = self.self_attn.step(normed, state)
-        return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
-
-    def step_full(
-        self, x: Tensor, by: Rotation, pages: Tensor, table: Tensor, lengths: Tensor
-    ) -> Tensor:
-        """Read one token a row with a softmax layer; see `SoftmaxAttention.step`."""
-        normed = self.input_layernorm(x)
-        assert isinstance(self.self_attn, SoftmaxAttention)
-        y = self.self_attn.step(normed, by, pages, table, lengths)
         return self._feed_forward(_residual(normed, y, self.attention_factors))[0]
 
     def _feed_forward(

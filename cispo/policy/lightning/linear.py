@@ -1,14 +1,12 @@
 """The lightning-attention sublayer: projections, decays, inner norm and output gate."""
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cispo.policy.lightning.attention import lightning_attention
 from cispo.policy.lightning.chunks import ChunkLayout
 from cispo.policy.lightning.config import LightningConfig
-from cispo.policy.lightning.decay import decay_tables, layer_slopes
-from cispo.policy.lightning.layout import pad_rows
+from cispo.policy.lightning.decay import layer_slopes
 from cispo.policy.lightning.norm import GatedRmsNorm
 from cispo.policy.lightning.projection import Projection
 
@@ -54,23 +52,6 @@ class LightningAttention(nn.Module):
             kernels=self.kernels,
         )
         return self.out_proj(self.norm(o.flatten(1), self.output_gate(x))), state
-
-    def step(self, x: Tensor, state: Tensor) -> Tensor:
-        """Attend from one new token a row, x [M, d], updating the states [N, H, D, D] in place.
-
-        Rows beyond the N states are padding: they only take part in projections.
-        S += k v^T - (1 - lambda) S, because lambda rounded to float32 drifts over long sequences.
-        """
-        N, H, D = len(state), self.num_heads, self.head_dim
-        qkv = self._qkv(x)[:N].float().view(N, H, 3, D)
-        q, k, v = qkv.unbind(2)
-        loss = decay_tables(self.slopes, 1, torch.float32, x.device).loss
-        state.addcmul_(state, loss)
-        state.addcmul_(k.unsqueeze(-1), v.unsqueeze(-2))
-        o = torch.bmm(q.reshape(N * H, 1, D), state.view(N * H, D, D)).view(N, H * D)
-        gated = self.norm(o.to(self.out_proj.weight.dtype), self.output_gate(x)[:N])
-        y: Tensor = self.out_proj(pad_rows(gated, len(x)))
-        return y
 
     def _qkv(self, x: Tensor) -> Tensor:
         """Queries, keys and values, rounded to the weights' dtype: they are operands."""

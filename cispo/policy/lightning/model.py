@@ -10,11 +10,9 @@ from cispo.policy.lightning.layer import LightningLayer, Packing
 from cispo.policy.lightning.layout import pad_rows
 from cispo.policy.lightning.moe import Balance
 from cispo.policy.lightning.norm import RmsNorm
-from cispo.policy.lightning.pages import PAGE
 from cispo.policy.lightning.prefill import Prefill, plan_prefill
 from cispo.policy.lightning.projection import widened
 from cispo.policy.lightning.recompute import recomputed
-from cispo.policy.lightning.rotary import Rotation, rotation
 from cispo.policy.lightning.state import DecodeState
 from cispo.policy.logprobs import ChunkedHead
 
@@ -64,22 +62,6 @@ class LightningStack(nn.Module):
                 x = layer.prefill_linear(x, plan, next(states))
             else:
                 x = layer.prefill_full(x, plan, next(layers_of_pages))
-        return x
-
-    def step(self, token_ids: Tensor, state: DecodeState, by: Rotation, table: Tensor) -> Tensor:
-        """Run one token [M] a row; updates states and pages of the N rows of `table`.
-
-        Further rows are padding; lengths are left as they are.
-        """
-        N = len(table)
-        x = widened(self.embed_tokens(token_ids))
-        states, layers_of_pages = iter(state.linear), iter(state.pages)
-        for layer in self.layers:
-            assert isinstance(layer, LightningLayer)
-            if layer.is_linear:
-                x = layer.step_linear(x, next(states)[:N])
-            else:
-                x = layer.step_full(x, by, next(layers_of_pages), table, state.lengths[:N])
         return x
 
 
@@ -168,33 +150,6 @@ class LightningModel(Policy):
             state.linear[:, :S] = linear[:, :S]
         state.lengths[:S] += counts
         return self.model.norm(x.index_select(0, last)), state
-
-    @torch.no_grad()
-    def decode(self, token_ids: Tensor, state: DecodeState) -> Tensor:
-        """Read one more token of each of the first N rows of the state, which is updated in place.
-
-        A row's bits depend neither on N nor on the other rows (float32 on CPU, widths that are
-        multiples of 32; products over more than 512 inputs need MKL_CBWR=AUTO,STRICT in the
-        environment).
-
-        Args:
-            token_ids: [N] int64.
-            state: At least N rows.
-
-        Returns:
-            Final-normed hidden states [N, d].
-        """
-        N = len(token_ids)
-        state.reserve(N)
-        lengths = state.lengths[:N]
-        width = int(lengths.max()) // PAGE + 1 if state.allocator.num_layers else 0
-        table = state.page_table[:N, :width].long()
-        positions = pad_rows(lengths, _INVARIANT_ROWS)
-        by = rotation(positions, rotary_dim=self.config.rotary_dim, theta=self.config.rope_theta)
-        x = self.model.step(pad_rows(token_ids, _INVARIANT_ROWS), state, by, table)
-        lengths.add_(1)
-        hidden: Tensor = self.model.norm(x)
-        return hidden[:N]
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Head in float32: hidden [N, d] -> [N, V]; a row's bits are its own."""

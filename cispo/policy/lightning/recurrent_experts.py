@@ -13,7 +13,7 @@ from cispo.policy.lightning.projection import widened
 from cispo.policy.lightning.row_matrix import RowMatrix
 
 FeedForward = Callable[[Tensor, Tensor | None], Tensor]
-"""Maps rows x [M, d] to [M, d], and writes the experts of the first N of them to [N, k], if given."""
+"""Maps rows x [M, d] to [M, d]; writes the experts of the first N to [N, k], if that is given."""
 
 
 def recurrent_feed_forward(moe: MixtureOfExperts) -> FeedForward:

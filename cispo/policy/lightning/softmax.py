@@ -8,10 +8,10 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from cispo.policy.lightning.config import LightningConfig
-from cispo.policy.lightning.layout import BucketLayout, pad_rows
-from cispo.policy.lightning.pages import PAGE, append, gather
+from cispo.policy.lightning.layout import BucketLayout
+from cispo.policy.lightning.pages import append, gather
 from cispo.policy.lightning.prefill import Prefill
-from cispo.policy.lightning.projection import Projection, product
+from cispo.policy.lightning.projection import Projection
 from cispo.policy.lightning.rotary import Rotation, rotate
 
 _QUERY_BLOCK = 128
@@ -123,29 +123,6 @@ class SoftmaxAttention(nn.Module):
             keys, values = (cached.to(q.dtype) for cached in gather(pages, part.table))
             output[part.tokens] = continued_attention(q[part.tokens], keys, values, seen=part.seen)
         y: Tensor = self.o_proj(output.flatten(1))
-        return y
-
-    def step(
-        self, x: Tensor, by: Rotation, pages: Tensor, table: Tensor, lengths: Tensor
-    ) -> Tensor:
-        """Attend from one new token a row, x [M, d], appending to pages [P, 2, KVH, PAGE, D].
-
-        Rows beyond the N lengths are padding: they only take part in projections.
-        `lengths` [N] counts the tokens before this one; `table` [N, W] holds the pages of all rows,
-        those of the new tokens included.
-        """
-        N = len(lengths)
-        q, k, v = (heads[:N] for heads in self.project(x, by))
-        H, D = q.shape[1:]
-        page = table.gather(1, (lengths // PAGE).view(-1, 1))[:, 0]
-        append(pages, page, lengths % PAGE, (k, v))
-        keys, values = (cached.to(q.dtype) for cached in gather(pages, table))
-        grouped = q.reshape(N * self.num_kv_heads, H // self.num_kv_heads, D)
-        scores = product(grouped, keys.flatten(0, 1).transpose(1, 2)).mul_(D**-0.5)
-        future = torch.arange(keys.shape[2], device=x.device) > lengths.view(-1, 1)
-        scores.view(N, H, -1).masked_fill_(future.unsqueeze(1), -torch.inf)
-        output = product(torch.softmax(scores, dim=-1).to(values.dtype), values.flatten(0, 1))
-        y: Tensor = self.o_proj(pad_rows(output.view(N, H * D), len(x)))
         return y
 
 

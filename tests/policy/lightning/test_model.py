@@ -3,6 +3,7 @@ import torch
 
 from cispo.policy.lightning.config import FULL, LINEAR
 from cispo.policy.lightning.decay import head_slopes, layer_slopes
+from cispo.policy.lightning.stepper import TorchStepper
 from tests.policy.models import actions, random_ids
 from tests.policy.reference import named_weights, reference_logits
 
@@ -15,8 +16,9 @@ def _reference_logprobs(model, ids):
 
 
 def _decoded_logprobs(model, ids):
+    decode = TorchStepper(model).step
     first, state = model.prefill(ids[:1], torch.tensor([0, 1]))
-    hidden = [first, *(model.decode(ids[t : t + 1], state) for t in range(1, len(ids) - 1))]
+    hidden = [first, *(decode(ids[t : t + 1], state) for t in range(1, len(ids) - 1))]
     logprobs = torch.log_softmax(model.logits(torch.cat(hidden)), -1)
     return torch.cat((torch.zeros(1), logprobs.gather(1, ids[1:].unsqueeze(1)).squeeze(1)))
 
@@ -117,6 +119,7 @@ def test_gradients_of_all_parameters_equal_finite_differences_of_the_float64_mod
 
 def test_prefill_hands_decoding_the_state_of_each_prompt(lightning):
     model = lightning.model()
+    decode = TorchStepper(model).step
     prompts = [random_ids(5), random_ids(64, seed=1), random_ids(40, seed=2)]
     ids, ends = lightning.pack(prompts)
     hidden, state = model.prefill(ids, ends)
@@ -125,7 +128,7 @@ def test_prefill_hands_decoding_the_state_of_each_prompt(lightning):
     torch.testing.assert_close(hidden, expected[ends[1:].long() - 1], rtol=0, atol=1e-5)
     assert state.lengths.tolist() == [5, 64, 40]
     following = torch.tensor([3, 4, 5])
-    decoded = model.decode(following, state)
+    decoded = decode(following, state)
     assert state.lengths.tolist() == [6, 65, 41]
     for row, prompt in enumerate(prompts):
         longer = torch.cat((prompt, following[row : row + 1]))

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from cispo.policy.lightning.state import DecodeState
+from cispo.policy.lightning.stepper import TorchStepper
 
 
 def _ids(count, seed=0):
@@ -21,6 +22,7 @@ def _read(model, ids, cuts):
 @pytest.mark.parametrize("cuts", [(64,), (64, 128, 192), (256,), (7, 100), (299,), (1, 2, 3)])
 def test_a_prompt_read_in_pieces_equals_the_whole(lightning, cuts):
     model = lightning.model()
+    decode = TorchStepper(model).step
     ids = _ids(300)
     hidden, state = _read(model, ids, cuts)
     whole, expected = _read(model, ids, ())
@@ -29,13 +31,12 @@ def test_a_prompt_read_in_pieces_equals_the_whole(lightning, cuts):
     assert (state.page_table != 0).sum() == 5
     torch.testing.assert_close(state.linear, expected.linear, rtol=1e-4, atol=1e-4)
     token = torch.tensor([5])
-    torch.testing.assert_close(
-        model.decode(token, state), model.decode(token, expected), rtol=0, atol=1e-5
-    )
+    torch.testing.assert_close(decode(token, state), decode(token, expected), rtol=0, atol=1e-5)
 
 
 def test_sequences_begin_and_continue_together_with_the_bits_of_each_alone(lightning):
     model = lightning.model()
+    decode = TorchStepper(model).step
     prompts = [_ids(n, seed=n) for n in (70, 130, 40, 200)]
     seen = [64, 0, 0, 128]
     alone = [_read(model, ids, (n,) if n else ()) for ids, n in zip(prompts, seen, strict=True)]
@@ -57,7 +58,7 @@ def test_sequences_begin_and_continue_together_with_the_bits_of_each_alone(light
     single = DecodeState.empty(model.config, 16)
     single.write(torch.arange(16), alone[3][1], torch.zeros(16, dtype=torch.long))
     tokens = torch.arange(16)
-    assert torch.equal(model.decode(tokens, crowd)[3], model.decode(tokens, single)[3])
+    assert torch.equal(decode(tokens, crowd)[3], decode(tokens, single)[3])
 
 
 def test_a_short_piece_is_read_as_in_a_long_row(lightning):

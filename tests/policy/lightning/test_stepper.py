@@ -200,6 +200,30 @@ def test_new_weights_count_from_the_next_refresh_on(tied):
     )
 
 
+@pytest.mark.parametrize("name", ["experts", "dense"])
+def test_new_weights_count_from_the_next_refresh_on_in_torch(name):
+    model, other = (make_model(seed, **ARCHITECTURES[name]) for seed in (0, 5))
+    stepper, tokens = TorchStepper(model), _tokens(model, 5, 2)
+    model.load_state_dict(other.state_dict())
+    stepper.refresh()
+    actual = _decoded(stepper, DecodeState.empty(model.config, 2), tokens)
+    expected = _decoded(TorchStepper(other), DecodeState.empty(model.config, 2), tokens)
+    assert torch.equal(actual, expected)
+    assert torch.equal(stepper.logits(actual[-1]), TorchStepper(other).logits(expected[-1]))
+
+
+@pytest.mark.parametrize("name", ["experts", "dense"])
+def test_the_torch_step_rounds_where_the_training_form_of_a_bfloat16_model_does(name):
+    model = make_model(initializer_range=0.3, **ARCHITECTURES[name]).bfloat16()
+    ids = torch.arange(50)
+    with torch.no_grad():  # 50 sequences of one token, for which both forms sum the same few terms
+        expected, _ = model.hidden(ids, torch.arange(51, dtype=torch.int32))
+    state = DecodeState.empty(model.config, 50, dtype=torch.bfloat16)
+    actual = TorchStepper(model).step(ids, state)
+    error = (actual - expected).norm(dim=-1) / expected.norm(dim=-1)
+    assert error.median() < 1e-6  # 4e-3 for a step that does not round
+
+
 def test_states_do_not_drift_from_float64_over_many_steps():
     model = make_model(layer_types=(LINEAR,) * 4)
     for layer in model.model.layers:  # nothing is written, so the states only decay
