@@ -156,6 +156,11 @@ class ForkServer:
                 raise ServerLostError(self._last_words())
             return answer.data
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether its jail has ended, which somebody else must have done."""
+        return self._process.is_reaped
+
     def close(self) -> None:
         """Kill it and all that it runs; needs no event loop turn."""
         if self._is_closed:

@@ -55,7 +55,7 @@ class WarmSandbox:
         """Run one program; see `sandboxes.base.Sandbox`."""
         async with self._slots:
             try:
-                server, num_runs = self._idle.pop() if self._idle else (self._start(limits), 0)
+                server, num_runs = self._take(limits)
             except OSError as error:
                 return lost(f"the jail could not be started: {error}")
             try:
@@ -78,6 +78,15 @@ class WarmSandbox:
         """Kill the servers."""
         while self._idle:
             self._idle.pop()[0].close()
+
+    def _take(self, limits: Limits) -> tuple[ForkServer, int]:
+        """Return a server with the number of its runs; one that died idle costs no program."""
+        while self._idle:
+            server, num_runs = self._idle.pop()
+            if not server.is_gone:
+                return server, num_runs
+            server.close()
+        return self._start(limits), 0
 
     def _start(self, limits: Limits) -> ForkServer:
         return self._jails.start_server(
