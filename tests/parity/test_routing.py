@@ -1,6 +1,7 @@
 """The learner sends tokens to the experts that the engine chose, wherever a rollout has been."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,12 +10,16 @@ from torch import Tensor
 from cispo.batch.packing import Batch, collate
 from cispo.config import PolicyConfig, RolloutConfig
 from cispo.errors import ConfigError
+from cispo.learner.local import LocalLearner
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.moe import MixtureOfExperts, Router, route
 from cispo.types import UNROUTED, PolicyVersion, Sample
 from rollout.backends.base import Finished
 from rollout.backends.lightning import LightningBackend
 from rollout.engines import build_engine
+from rollout.routes import joined_routes
+from tests.learner.one_rank import one_rank
+from tests.learner.tables import ADAMW, make_rule
 from tests.parity.cases import ARCHITECTURES, every_kernel
 from tests.parity.engines import engine, finish, model, request, sample_of, weights
 
@@ -163,6 +168,77 @@ def test_in_bfloat16_replay_takes_away_what_routers_add_to_the_mismatch(kernels:
             )
         gaps.append((scores.logprobs - batch.behaviour_logprobs)[batch.action_mask].abs().max())
     assert gaps[1] < 0.25 * gaps[0]
+
+
+def shifted_samples(shift: int, dtype: torch.dtype) -> list[Sample]:
+    """Samples of an engine of a dtype; each expert stands for one that lies further by `shift`."""
+    policy = model("native", EXPERTS).to(dtype)
+    backend = engine("native", EXPERTS, keeps_routes=True, of=policy)
+    asked = {index: request(index) for index in range(3)}
+    for each in asked.values():
+        backend.start(each)
+    table = bytes((expert + shift) % 12 for expert in range(12)) + bytes(range(12, 256))
+    samples = []
+    for member in finish(backend):
+        sample = sample_of(asked[member.request_id], member)
+        routes = (sample.rollout.routed_experts or b"").translate(table)
+        rollout = replace(sample.rollout, routed_experts=routes)
+        samples.append(replace(sample, rollout=rollout))
+    return samples
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_the_local_learner_hands_the_experts_to_its_model(shift: int) -> None:
+    samples = shifted_samples(shift, torch.float32)
+    learner = LocalLearner(model("native", EXPERTS), make_rule(micro_batch_tokens=300), **ADAMW)
+    list(learner.buckets(version=0, max_bytes=10**6))
+    gap = learner.step(samples)["mismatch/max_nats"]
+    assert gap > 0.1 if shift else gap < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shift", [0, 1])
+def test_the_deepspeed_learner_does_so_in_bfloat16(shift: int) -> None:
+    from cispo.learner.deepspeed import DeepSpeedLearner
+
+    samples = shifted_samples(shift, torch.bfloat16)
+    policy = model("native", EXPERTS).bfloat16()
+    policy.model.recompute_layers = True
+    with one_rank():
+        rule = make_rule(micro_batch_tokens=300)
+        learner = DeepSpeedLearner(policy, rule, zero_stage=3, **ADAMW)
+        list(learner.buckets(version=0, max_bytes=10**6))
+        gap = learner.step(samples)["mismatch/max_nats"]
+    assert gap > 0.3 if shift else gap < 0.1
+
+
+def test_rollouts_with_and_without_a_record_share_a_row() -> None:
+    backend = routed("native")
+    backend.start(request(1))
+    known, unknown, *_ = (sample_of(request(1), member) for member in finish(backend))
+    unknown = replace(unknown, rollout=replace(unknown.rollout, routed_experts=None))
+    assert collate([unknown], [1.0]).routed_experts is None
+    found = collate([unknown, known], [1.0, 1.0]).routed_experts
+    assert found is not None
+    cut = len(unknown.rollout.token_ids)
+    assert (found[:cut] == UNROUTED).all()
+    assert found[cut:].numpy().tobytes() == known.rollout.routed_experts
+
+
+def test_a_record_that_does_not_fit_its_tokens_is_refused() -> None:
+    backend = routed("native")
+    backend.start(request(1))
+    rollout = sample_of(request(1), finish(backend)[0]).rollout
+    assert rollout.routed_experts is not None
+    with pytest.raises(ValueError, match=r"task-1: \d+ routed experts for \d+ tokens"):
+        replace(rollout, routed_experts=rollout.routed_experts[:-1])
+
+
+def test_parts_of_a_rollout_without_a_record_are_left_to_the_learner() -> None:
+    assert joined_routes([(2, None), (1, bytes([4, 5])), (1, None)]) == bytes(
+        [UNROUTED] * 4 + [4, 5] + [UNROUTED] * 2
+    )
+    assert joined_routes([(2, None), (3, None)]) is None
 
 
 def test_experts_of_another_model_are_refused() -> None:
