@@ -21,7 +21,7 @@ from sandboxes.swe.environment import Environment
 
 _PLACES_A_TEST = 3
 _CANDIDATES = 128
-_FORMAT = 3
+_FORMAT = 4
 
 
 class UnsoundError(Exception):

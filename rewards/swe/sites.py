@@ -27,7 +27,16 @@ _OPPOSITES |= {after: before for before, after in _OPPOSITES.items()}
 _PLAIN_TYPES = frozenset(
     {
         *("list", "tuple", "set", "frozenset", "dict", "sorted", "str", "int", "float", "bytes"),
-        *("Decimal", "Fraction", "OrderedDict", "date", "datetime", "timedelta", "approx"),
+        *(
+            "Decimal",
+            "Fraction",
+            "OrderedDict",
+            "date",
+            "datetime",
+            "timedelta",
+            "approx",
+            "dedent",
+        ),
     }
 )
 _EXCEPTIONS = (
@@ -186,8 +195,8 @@ def _constants(node: ast.expr, writer: _Writer, *, rank: int) -> Iterator[_Chang
             yield _Change(rank, offsets.span(node), repr(-value), texts)
         case ast.Call(func=ast.Attribute(value=ast.Constant()), args=arguments):
             inner = arguments
-        case ast.Call(func=ast.Name(id=name), args=arguments) if name in _PLAIN_TYPES:
-            inner = arguments
+        case ast.Call(func=ast.Name(id=name) | ast.Attribute(attr=name), args=arguments):
+            inner = arguments if name in _PLAIN_TYPES else ()
     for part in inner:
         if part is not None:
             yield from _constants(part, writer, rank=rank)

@@ -294,6 +294,10 @@ def test_used(name):
 def test_kind():
     assert isinstance(parse("x"), kinds.Word)
     assert parse("y") is kinds.Other
+
+
+def test_made():
+    assert parse("z") == kinds.Decimal("1") and parse("w") != 5
 """
 
 
@@ -315,3 +319,5 @@ def test_a_kind_becomes_another_of_the_same_file() -> None:
     texts = {site.text for place in find_sites(TABLE, test, Random(0)) for site in place}
     assert {"kinds.Word", "kinds.Other"} <= texts
     assert ("kinds.Word", True) in changed("test_kind")
+    assert ('"1"', True) in changed("test_made")
+    assert not {'"z"', "5"} & {text for text, _ in changed("test_made")}
