@@ -84,10 +84,10 @@ def math_answer(text: str) -> str:
         return line.strip() if len(line) <= _LONG_LINE else answer[start:end]
     if (cut_off := _BOX.search(answer)) is not None:
         answer = answer[: cut_off.start()]
+    markers = list(_MARKER.finditer(answer))
+    if markers and answer[markers[-1].end() :].strip():
+        return answer[markers[-1].start() :][:_LONG_LINE].strip()
     tail = answer[-_LONG_LINE:]
-    markers = list(_MARKER.finditer(tail))
-    if markers and (after := tail[markers[-1].end() :].strip()):
-        return after
     lines = [line.strip() for line in tail.splitlines() if line.strip()]
     if not lines:
         return ""

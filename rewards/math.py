@@ -18,6 +18,7 @@ MAX_ANSWER_CHARACTERS = 4096
 _DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 """A number or a list of two; it is read as both."""
 
+_PLAIN_NUMBER = re.compile(r"-?(?:[1-9]\d{0,2}(?:,\d{3})+|[1-9]\d*|0)(?:\.\d+)?")
 _LONGEST_NAME = 64
 """Characters of words that may be one name, which math-verify reads as a product of letters."""
 
@@ -62,6 +63,9 @@ def grade_math(answer: str, truth: Mapping[str, Any]) -> Mapping[str, float]:
     answer = plain(answer)
     if not answer.strip() or len(answer) > MAX_ANSWER_CHARACTERS:
         return {"correct": 0.0}
+    written = squashed(_written(answer))
+    if written and written in (squashed(reference.content) for reference in wanted):
+        return {"correct": 1.0}
     given = _read(answer)
     return {"correct": float(any(_agree(given, reference) for reference in wanted))}
 
@@ -75,8 +79,6 @@ def _reference(text: str) -> _Reading:
 
 
 def _agree(given: _Reading, wanted: _Reading) -> bool:
-    if squashed(given.content) == squashed(wanted.content) != "":
-        return True
     letter = choice(wanted.content)
     if letter is not None:
         return chosen(given.content) == letter
@@ -111,13 +113,12 @@ def _hundredths(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _read(text: str) -> _Reading:
     """Read boxes, mathematics between dollars, bare mathematics, or prose, in this order."""
     boxes = boxed(text)
+    part = _written(text)
     if len(boxes) == 1:
-        return _content(boxes[0])
+        return _content(part)
     if boxes or any(mark in text for mark in ("$", r"\(", r"\[")):
-        inside = _parts(text)[-1].strip("$ ")
         bare, is_percentage = without_percent(latex(text))
-        return _Reading(inside, _parse(bare), is_percentage)
-    part = _parts(text)[-1].strip("*` ")
+        return _Reading(part, _parse(bare), is_percentage)
     if not _LONG_WORD.search(_KNOWN_NAME.sub("", part)):
         reading = _content(part)
         if any(not isinstance(value, str) for value in reading.values):
@@ -128,15 +129,20 @@ def _read(text: str) -> _Reading:
     return _Reading(part, prose, is_percentage) if is_prose else _content(part)
 
 
-def _parts(text: str) -> list[str]:
-    return [_LAST_MARKS.sub("", part) for part in _LEADS_TO.split(_LAST_MARKS.sub("", text))]
+def _written(text: str) -> str:
+    """Return the answer as it is written: what a single box holds, or what the text leads to."""
+    boxes = boxed(text)
+    if len(boxes) != 1:
+        boxes = _LEADS_TO.split(_LAST_MARKS.sub("", text))
+    return _LAST_MARKS.sub("", boxes[-1].strip("*`$ "))
 
 
 def _content(content: str) -> _Reading:
     """Read what stands in a box, or could."""
-    content = _LAST_MARKS.sub("", content.strip("* "))
     text, is_percentage = without_percent(latex(content))
     text = ascending(number(text))
+    if _PLAIN_NUMBER.fullmatch(text):
+        return _Reading(content, (sympy.Number(text.replace(",", "")), text), is_percentage)
     if text.count(r"\pm") == 1 and "," not in text:
         text = ",".join(text.replace(r"\pm", sign) for sign in "+-")
     values = _parse(rf"\boxed{{{text}}}") if text else ()
