@@ -57,6 +57,7 @@ def main(cpu_seconds: float, wall_seconds: float, cpus: float) -> NoReturn:
             os.kill(-1, signal.SIGKILL)  # all but this one
         if reason != "abandoned":
             report = f"{reason} {status} {used} {num_memory_kills()}"
+            os.set_blocking(1, True)  # the program shares this description, and may have undone it
             os.write(1, report.encode().ljust(REPORT_BYTES))
     except OSError as error:
         os.write(2, f"sandbox: {error}\n".encode())
