@@ -59,7 +59,7 @@ def as_a_stranger(kind: str) -> Findings:
         env={"PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1", "PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=500,
         check=False,
     )
     assert ended.returncode == 0, ended.stderr[-2000:]

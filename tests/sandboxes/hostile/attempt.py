@@ -19,7 +19,7 @@ def tell(action):
         print("error", repr(error), flush=True)
 def hold():
     show()
-    signal.sigtimedwait({{signal.SIGUSR1}}, 20)
+    signal.sigtimedwait({{signal.SIGUSR1}}, 100)
 def fill(path, most=1 << 40):
     with open(path, "wb", 0) as file:
         written = 0
