@@ -133,7 +133,7 @@ async def test_after_a_rank_died_the_error_names_it_and_a_new_group_continues_to
         ray.kill(group._ranks[1])
         # and does not wait for what the other rank waits for: half an hour of the process group
         async with asyncio.timeout(PATIENCE_SECONDS):
-            with pytest.raises(LearnerError, match="learner rank (0, )?1 of 2 died"):
+            with pytest.raises(LearnerError, match=r"learner rank (0, )?1 of 2 died"):
                 await group.step(updates[0])
     finally:
         group.stop()
