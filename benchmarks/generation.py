@@ -41,7 +41,7 @@ from benchmarks.vllm_peer import vllm_rates
 RESULT = Path(__file__).parent / "results" / "generation.json"
 THREADS = tuple(range(1, min(2, os.cpu_count() or 1) + 1))
 ROWS = (1, 16, 64, 256)
-STEPS = {"small": (192, 64, 24, 12), "experts": (16, 12, 6, 4)}
+STEPS = {"small": (192, 64, 24, 12), "experts": (48, 12, 6, 4)}
 ROUNDS = {"small": 3, "experts": 2}
 TARGETS = {"small": (8.0, 5.0, 3.0, 3.0), "experts": (3.0, 3.0, 3.0, 3.0)}
 TORCH_TARGET = 1.5

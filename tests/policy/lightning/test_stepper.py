@@ -112,18 +112,12 @@ def test_the_native_step_rotates_as_torch_does_far_into_a_sequence():
     torch.testing.assert_close(states[1].pages, states[0].pages, rtol=0, atol=1e-5)
 
 
-def test_bfloat16_weights_are_computed_with_in_float32():
-    half = make_model().bfloat16()
-    whole = make_model()
-    whole.load_state_dict(half.state_dict())
-    tokens = _tokens(half, 20, 5)
-    hidden = []
-    for model in (half, whole):
-        stepper = NativeStepper(model)
-        hidden.append(_decoded(stepper, DecodeState.empty(model.config, 5), tokens))
-        assert hidden[-1].dtype == torch.float32
-        assert stepper.logits(hidden[-1][-1]).dtype == torch.float32
-    assert torch.equal(*hidden)
+@pytest.mark.parametrize("make", [NativeStepper, TorchStepper])
+def test_what_a_bfloat16_model_gives_is_float32(make):
+    model = make_model().bfloat16()
+    stepper = make(model)
+    hidden = stepper.step(torch.arange(5), DecodeState.empty(model.config, 5))
+    assert hidden.dtype == stepper.logits(hidden).dtype == torch.float32
 
 
 def test_a_row_has_the_same_bits_in_any_company_in_the_native_step(any_model):
@@ -212,14 +206,16 @@ def test_new_weights_count_from_the_next_refresh_on_in_torch(name):
     assert torch.equal(stepper.logits(actual[-1]), TorchStepper(other).logits(expected[-1]))
 
 
+@pytest.mark.parametrize("make", [NativeStepper, TorchStepper])
 @pytest.mark.parametrize("name", ["experts", "dense"])
-def test_the_torch_step_rounds_where_the_training_form_of_a_bfloat16_model_does(name):
+def test_a_step_rounds_where_the_training_form_of_a_bfloat16_model_does(name, make):
     model = make_model(initializer_range=0.3, **ARCHITECTURES[name]).bfloat16()
     ids = torch.arange(50)
     with torch.no_grad():  # 50 sequences of one token, for which both forms sum the same few terms
         expected, _ = model.hidden(ids, torch.arange(51, dtype=torch.int32))
-    state = DecodeState.empty(model.config, 50, dtype=torch.bfloat16)
-    actual = TorchStepper(model).step(ids, state)
+    dtype = torch.bfloat16 if make is TorchStepper else torch.float32
+    state = DecodeState.empty(model.config, 50, dtype=dtype)
+    actual = make(model).step(ids, state)
     error = (actual - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert error.median() < 1e-6  # 4e-3 for a step that does not round
 

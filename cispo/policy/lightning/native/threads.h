@@ -2,12 +2,13 @@
 //
 // They are started when they are first needed and stay. One without work looks out for some during
 // kPatience, which is longer than an engine takes between two steps, and then sleeps. Whoever waits
-// offers its core to others after kSpins looks. Where others have the cores, so that a caller has to
-// wait for most of a job, it works alone for kAlone.
+// offers its core to others after kSpins looks. Where others have the cores, so that callers often
+// have to wait for most of a job, they work alone for a while, up to kAloneMost.
 #pragma once
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -25,8 +26,8 @@ namespace cispo {
 constexpr int kSpins = 500;  // looks of some 50 ns
 
 using Clock = std::chrono::steady_clock;
-constexpr std::chrono::microseconds kPatience(300), kLate(1000);
-constexpr std::chrono::milliseconds kAlone(100);
+constexpr std::chrono::microseconds kPatience(600), kLate(1000);
+constexpr std::chrono::milliseconds kAloneLeast(1), kAloneMost(100);
 
 inline void pause() {
 #if defined(__x86_64__) || defined(__i386__)
@@ -159,11 +160,22 @@ class Crew {
         Member me{0, size, &job.meeting, {}};
         work(me);
         me.waited += await([&] { return job.unfinished.load(std::memory_order_acquire) == 0; });
-        if (me.waited > kLate && me.waited > (Clock::now() - start) / 2)
-            alone_until_ = Clock::now() + kAlone;
+        if (size > 1) judge(start, me.waited);
     }
 
   private:
+    // Waiting now and then is cheap. What is late in one of six jobs is faster alone: the time alone
+    // doubles whenever a job was late, and shrinks whenever one was not.
+    void judge(Clock::time_point start, Clock::duration waited) {
+        const Clock::time_point now = Clock::now();
+        if (waited > kLate && waited > (now - start) / 2) {
+            alone_for_ = std::clamp<Clock::duration>(2 * alone_for_, kAloneLeast, kAloneMost);
+            alone_until_ = now + alone_for_;
+        } else {
+            alone_for_ -= alone_for_ / 8;
+        }
+    }
+
     // so many hands, or as many as the system allows
     ptrdiff_t hired(ptrdiff_t count) {
         try {
@@ -178,6 +190,7 @@ class Crew {
     std::mutex busy_;
     std::vector<std::unique_ptr<Hand>> hands_;
     Clock::time_point alone_until_{};
+    Clock::duration alone_for_{};
 };
 
 inline Crew& crew() {
