@@ -10,15 +10,15 @@ from typing import Any
 
 import cispo.values
 from cispo.types import Ungraded
+from rewards.attempts import Attempts, is_killed
 from rewards.code_tests import CodeTests, code_tests
 from rewards.truth import BadTruthError
-from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox
+from sandboxes.base import Limits, Outcome, Program, Sandbox
 
 _DRIVER = Path(__file__).with_name("driver.py").read_bytes()
 _VALUES = Path(cispo.values.__file__).read_bytes()
 _FRAME = re.compile(rb"(\d{1,6}) (-?\d{1,4}) (\d{1,9})\n")
 _FRAME_BYTES = 32
-_ATTEMPTS = 2
 _SOURCE_BYTES = 2**18
 
 Run = tuple[int, bytes]
@@ -43,8 +43,8 @@ class CodeGrader:
     async def grade(self, source: str, truth: Mapping[str, Any]) -> Mapping[str, float] | Ungraded:
         """Return `passed_fraction` of the tests, and `correct`, which is 1.0 where all passed.
 
-        A run that was lost or killed is tried again, once: whoever kills from outside the sandbox
-        costs no verdict, and a program that kills itself does it twice.
+        A run that was lost or killed is made again: whoever kills from outside the sandbox costs no
+        verdict, and a program that kills itself does it every time.
 
         Args:
             source: The program.
@@ -63,12 +63,12 @@ class CodeGrader:
             stdin=_frames([encoded, *tests.inputs]),
             files={"driver.py": _DRIVER, "values.py": _VALUES},
         )
-        for _ in range(_ATTEMPTS):
+        attempts, again = Attempts(), True
+        while again:
             async with self._slots:
                 result = await self._sandbox.run(program, limits)
             runs = read_runs(result.stdout)
-            if not _was_killed(result, runs):
-                break
+            again = attempts.again(result, killed=is_killed(result) or _has_killed_test(runs))
         if result.outcome is Outcome.LOST:
             reason = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             return Ungraded(cause=f"code: the sandbox was lost {reason}")
@@ -101,11 +101,8 @@ def read_runs(stdout: bytes) -> dict[int, Run]:
     return runs
 
 
-def _was_killed(result: ExecResult, runs: Mapping[int, Run]) -> bool:
-    if result.outcome is Outcome.EXITED:
-        killed = result.exit_code == 128 + signal.SIGKILL
-        return killed or any(code == -signal.SIGKILL for code, _ in runs.values())
-    return result.outcome is Outcome.LOST
+def _has_killed_test(runs: Mapping[int, Run]) -> bool:
+    return any(code == -signal.SIGKILL for code, _ in runs.values())
 
 
 def _frames(contents: Sequence[bytes]) -> bytes:

@@ -21,7 +21,7 @@ from cispo.weights.sync import WeightExport
 
 _PHASE = "start learner"
 _REPORT_SECONDS = 2.0
-_GRACE_SECONDS = 10.0
+_GRACE_SECONDS = 30.0
 """After one rank failed the others have this long to say why, before the message is written."""
 
 _ENVIRONMENT = {

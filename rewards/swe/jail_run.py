@@ -1,7 +1,6 @@
 """Runs hidden tests once, in a fresh jail, on a copy of the repository with a patch."""
 
 import json
-import signal
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ from typing import Any
 from cispo.config.swe import SweConfig
 from cispo.data.swe.instance import Instance
 from cispo.data.swe.patch import FilePatch
+from rewards.attempts import Attempts, is_killed
 from rewards.swe.answer import as_json
-from sandboxes.base import ExecResult, Limits, Outcome, Program, lost
+from sandboxes.base import ExecResult, Limits, Program, lost
 from sandboxes.swe.environment import Environment
 from sandboxes.swe.inside import hunks
 from sandboxes.swe.paths import PACKAGES, roots_in_jail
@@ -30,7 +30,6 @@ _INSIDE = Path(__file__).with_name("inside")
 _RUNNERS = {"pytest": "pytest_runner.py", "functions": "function_runner.py"}
 _REPORT_BYTES = 2**24
 _OUTPUT_BYTES = 2**20
-_ATTEMPTS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,7 +74,7 @@ async def run_in_jail(
     scratch: Path,
     write_bytes: int,
 ) -> JailRun:
-    """Run tests in a jail of their own; one that is lost or killed is tried again, once.
+    """Run tests in a jail of their own; one that is lost or killed is made again.
 
     Args:
         workspaces: Makes jails.
@@ -86,7 +85,8 @@ async def run_in_jail(
         scratch: Folder for the hidden files while the jail lives; jails must be able to reach it.
         write_bytes: What may be written to the repository and to `/tmp`.
     """
-    for _ in range(_ATTEMPTS):
+    attempts, again = Attempts(), True
+    while again:
         with _shown(order.sources, scratch) as shown:
             workspace = Workspace(
                 base=environment.repo,
@@ -99,10 +99,8 @@ async def run_in_jail(
                     ran = await session.run(program, limits, result_bytes=_REPORT_BYTES)
             except WorkspaceLostError as error:
                 ran = Ran(result=lost(str(error)), private=b"")
-        run = JailRun(result=ran.result, report=_read(ran))
-        if ran.result.outcome is not Outcome.LOST and not _was_killed(ran.result):
-            break
-    return run
+        again = attempts.again(ran.result, killed=is_killed(ran.result))
+    return JailRun(result=ran.result, report=_read(ran))
 
 
 def run_limits(settings: SweConfig) -> Limits:
@@ -169,7 +167,3 @@ def _read(ran: Ran) -> Mapping[str, Any] | None:
     except ValueError:
         return None
     return report if isinstance(report, dict) else None
-
-
-def _was_killed(result: ExecResult) -> bool:
-    return result.outcome is Outcome.EXITED and result.exit_code == 128 + signal.SIGKILL

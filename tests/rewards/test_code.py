@@ -209,9 +209,15 @@ async def test_a_sandbox_that_is_lost_twice_is_no_wrong_answer() -> None:
     assert graded == Ungraded(cause="code: the sandbox was lost bwrap: the reason")
 
 
-async def test_a_program_that_is_killed_twice_did_it_itself() -> None:
-    grader, _ = scripted(KILLED, KILLED)
+async def test_a_program_that_is_killed_every_time_did_it_itself() -> None:
+    grader, _ = scripted(KILLED, TEST_KILLED, KILLED, KILLED)
     assert await passed(grader, RIGHT) == 0.25
+
+
+async def test_who_loses_a_run_and_then_kills_the_program_costs_no_verdict() -> None:
+    grader, sandbox = scripted(LOST, KILLED, KILLED, PASSES)
+    assert await passed(grader, RIGHT) == 1.0
+    assert not sandbox.results
 
 
 @pytest.mark.parametrize(
