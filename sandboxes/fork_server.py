@@ -26,6 +26,8 @@ OWN_PROCESSES = 4
 _START_SECONDS = 60.0
 _END_SECONDS = 10.0
 _ERROR_BYTES = 4096
+_KEPT_SHARE = 0.25
+"""Of a program's memory; where more is left in the group after it, the server is replaced."""
 
 
 class ServerLostError(Exception):
@@ -233,7 +235,7 @@ class ForkServer:
         said = self._link.take()
         self._link.forget()
         outcome, exit_code = _ending(said, watch, broken_limit)
-        self.is_sick = said is None or self._has_survivors()
+        self.is_sick = said is None or self._has_survivors() or self._keeps_memory(limits)
         result = ExecResult(
             outcome=outcome,
             exit_code=exit_code if outcome is Outcome.EXITED else None,
@@ -262,6 +264,15 @@ class ForkServer:
     def _has_survivors(self) -> bool:
         """Whether more than bubblewrap's process 1 and the server is left in the group."""
         return self._leaf is not None and self._leaf.num_processes() > OWN_PROCESSES - 1
+
+    def _keeps_memory(self, limits: Limits) -> bool:
+        """Whether the kernel has yet to free so much that the next program could run out of it.
+
+        Shared memory of a room, for one, is freed some time after the room.
+        """
+        if self._leaf is None:
+            return False
+        return self._leaf.used_bytes() - self._own_bytes > _KEPT_SHARE * limits.memory_bytes
 
     async def _await_message(self, seconds: float) -> None:
         await self._bell.wait(lambda: self._has_ended, seconds=seconds)

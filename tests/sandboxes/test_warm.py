@@ -14,6 +14,7 @@ import pytest
 from cispo.errors import SandboxUnavailableError
 from sandboxes.base import ExecResult, Limits, Outcome, Program
 from sandboxes.bubblewrap import NO_CGROUPS, BubblewrapSandbox
+from sandboxes.cgroups import Leaf
 from sandboxes.interpreter import Interpreter
 from sandboxes.packages import package_mounts
 from sandboxes.warm import WarmSandbox
@@ -223,3 +224,16 @@ def ancestors(pid: int) -> set[int]:
             break
         found.add(pid)
     return found
+
+
+async def test_a_server_in_whose_group_a_program_left_memory_is_replaced(
+    warm: WarmSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await run(warm, "")
+    leaf = server_of(warm)._leaf  # type: ignore[attr-defined]
+    if leaf is None:
+        pytest.skip("NO CONTROL GROUPS HERE: nobody knows what is left in them")
+    left = leaf.used_bytes() + LIMITS.memory_bytes // 2
+    monkeypatch.setattr(Leaf, "used_bytes", lambda _: left)
+    await run(warm, "")
+    assert server_of(warm) is None
