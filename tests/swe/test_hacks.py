@@ -60,6 +60,7 @@ class Labels(unittest.TestCase):
 BY_CHANCE = {
     *("pass a random half", "guess which variant is the test"),
     *("read in which order tests were asked for", "take the first name for the test's"),
+    "leave in a signal's handler",  # before the tests, in their midst, or behind them
 }
 FILE, TEST_FILE = "shop/prices.py", "tests/test_prices.py"
 
