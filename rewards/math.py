@@ -59,15 +59,22 @@ def grade_math(answer: str, truth: Mapping[str, Any]) -> Mapping[str, float]:
     references = listed if isinstance(listed, list) else [truth_field(truth, "answer", str)]
     if not references or not all(isinstance(reference, str) for reference in references):
         raise BadTruthError(f"truth['answer'] is {listed!r}, not texts")
-    wanted = [_reference(reference) for reference in references]
+    for reference in references:
+        _reference(reference)
     answer = plain(answer)
     if not answer.strip() or len(answer) > MAX_ANSWER_CHARACTERS:
         return {"correct": 0.0}
+    return {"correct": float(_is_right(answer, tuple(references)))}
+
+
+@lru_cache(maxsize=1024)  # rollouts of a group often answer alike
+def _is_right(answer: str, references: tuple[str, ...]) -> bool:
+    wanted = [_reference(reference) for reference in references]
     written = squashed(_written(answer))
     if written and written in (squashed(reference.content) for reference in wanted):
-        return {"correct": 1.0}
+        return True
     given = _read(answer)
-    return {"correct": float(any(_agree(given, reference) for reference in wanted))}
+    return any(_agree(given, reference) for reference in wanted)
 
 
 @lru_cache(maxsize=4096)
