@@ -216,7 +216,7 @@ class RewardPool:
 
     async def _wait_until_ready(self, seconds: float, progress: Progress | None) -> None:
         starting = {
-            worker.name: asyncio.ensure_future(_result(worker.handle.start.remote()))
+            worker.name: asyncio.ensure_future(worker.handle.start.remote())
             for worker in self._workers
         }
         try:
@@ -235,7 +235,3 @@ class RewardPool:
                 f"cluster.startup_seconds={seconds}: not ready in time: {', '.join(missing)}; "
                 "raise it, or lower reward.num_workers or reward.num_cpus"
             )
-
-
-async def _result(reference: Any) -> Any:
-    return await reference

@@ -18,15 +18,19 @@ class BadRequestError(ValueError):
 
 def encode_request(program: Program, limits: Limits) -> bytes:
     """Return a request as `decode_request` reads it."""
-    document = {
+    return json.dumps(request_document(program, limits)).encode()
+
+
+def request_document(program: Program, limits: Limits) -> dict[str, Any]:
+    """Return a request as `request_from` reads it, which can be a part of something larger."""
+    return {
         "program": {
             "argv": program.argv,
-            "stdin": _text(program.stdin),
-            "files": {name: _text(content) for name, content in program.files.items()},
+            "stdin": as_text(program.stdin),
+            "files": {name: as_text(content) for name, content in program.files.items()},
         },
         "limits": dataclasses.asdict(limits),
     }
-    return json.dumps(document).encode()
 
 
 def decode_request(data: bytes) -> tuple[Program, Limits]:
@@ -37,11 +41,19 @@ def decode_request(data: bytes) -> tuple[Program, Limits]:
     """
     try:
         document = json.loads(data)
+    except ValueError as error:
+        raise BadRequestError(f"not a request: {error!r}") from error
+    return request_from(document)
+
+
+def request_from(document: Mapping[str, Any]) -> tuple[Program, Limits]:
+    """Read a request that is JSON no more; see `decode_request`."""
+    try:
         given = document["program"]
         program = Program(
             argv=tuple(map(_string, given["argv"])),
-            stdin=_bytes(given["stdin"]),
-            files={_string(name): _bytes(text) for name, text in given["files"].items()},
+            stdin=as_bytes(given["stdin"]),
+            files={_string(name): as_bytes(text) for name, text in given["files"].items()},
         )
         limits = decode_limits(document["limits"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -61,15 +73,19 @@ def decode_limits(document: Mapping[str, Any]) -> Limits:
 
 def encode_result(result: ExecResult) -> bytes:
     """Return a result as `decode_result` reads it."""
-    document = {
+    return json.dumps(result_document(result)).encode()
+
+
+def result_document(result: ExecResult) -> dict[str, Any]:
+    """Return a result as `result_from` reads it, which can be a part of something larger."""
+    return {
         "outcome": result.outcome,
         "exit_code": result.exit_code,
-        "stdout": _text(result.stdout),
-        "stderr": _text(result.stderr),
+        "stdout": as_text(result.stdout),
+        "stderr": as_text(result.stderr),
         "cpu_seconds": result.cpu_seconds,
         "wall_seconds": result.wall_seconds,
     }
-    return json.dumps(document).encode()
 
 
 def decode_result(data: bytes) -> ExecResult:
@@ -79,13 +95,21 @@ def decode_result(data: bytes) -> ExecResult:
         BadRequestError: A field is missing or has a value that it cannot have.
     """
     try:
-        document: Mapping[str, Any] = json.loads(data)
+        document = json.loads(data)
+    except ValueError as error:
+        raise BadRequestError(f"not a result: {error!r}") from error
+    return result_from(document)
+
+
+def result_from(document: Mapping[str, Any]) -> ExecResult:
+    """Read a result that is JSON no more; see `decode_result`."""
+    try:
         exit_code = document["exit_code"]
         return ExecResult(
             outcome=Outcome(document["outcome"]),
             exit_code=None if exit_code is None else int(exit_code),
-            stdout=_bytes(document["stdout"]),
-            stderr=_bytes(document["stderr"]),
+            stdout=as_bytes(document["stdout"]),
+            stderr=as_bytes(document["stderr"]),
             cpu_seconds=float(document["cpu_seconds"]),
             wall_seconds=float(document["wall_seconds"]),
         )
@@ -108,9 +132,15 @@ def _string(value: object) -> str:
     return value
 
 
-def _text(data: bytes) -> str:
+def as_text(data: bytes) -> str:
+    """Return bytes in base64."""
     return base64.b64encode(data).decode()
 
 
-def _bytes(text: str) -> bytes:
+def as_bytes(text: str) -> bytes:
+    """Read what `as_text` wrote.
+
+    Raises:
+        ValueError: It is no base64.
+    """
     return base64.b64decode(text, validate=True)

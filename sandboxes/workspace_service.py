@@ -164,7 +164,7 @@ async def _obey(data: str, session: Session) -> str:
         document = json.loads(data)
         match document["do"]:
             case "run":
-                order = decode_order(data)
+                order = decode_order(document)
                 ran = await session.run(
                     order.program,
                     order.limits,

@@ -1,6 +1,5 @@
 """How workspaces travel between hosts: JSON messages, with bytes in base64."""
 
-import base64
 import dataclasses
 import json
 from collections.abc import Mapping
@@ -9,11 +8,13 @@ from typing import Any
 from sandboxes.base import Limits, Program
 from sandboxes.wire import (
     BadRequestError,
+    as_bytes,
+    as_text,
     decode_limits,
-    decode_request,
-    decode_result,
-    encode_request,
-    encode_result,
+    request_document,
+    request_from,
+    result_document,
+    result_from,
 )
 from sandboxes.workspace import Change, ChangeKind, Ran
 
@@ -55,7 +56,7 @@ class Order:
 def encode_opening(opening: Opening) -> str:
     """Return it as `decode_opening` reads it."""
     document = dataclasses.asdict(opening)
-    document["files"] = {place: _text(content) for place, content in opening.files.items()}
+    document["files"] = {place: as_text(content) for place, content in opening.files.items()}
     return json.dumps(document)
 
 
@@ -70,7 +71,7 @@ def decode_opening(data: str) -> Opening:
         return Opening(
             base=str(document["base"]),
             trees=_texts(document["trees"]),
-            files={place: _bytes(text) for place, text in _texts(document["files"]).items()},
+            files={place: as_bytes(text) for place, text in _texts(document["files"]).items()},
             environment=_texts(document["environment"]),
             write_bytes=int(document["write_bytes"]),
             max_files=int(document["max_files"]),
@@ -82,8 +83,7 @@ def decode_opening(data: str) -> Opening:
 
 def encode_order(order: Order) -> str:
     """Return it as `decode_order` reads it."""
-    document = json.loads(encode_request(order.program, order.limits))
-    document |= {
+    document = request_document(order.program, order.limits) | {
         "do": "run",
         "cwd": order.cwd,
         "environment": dict(order.environment),
@@ -92,15 +92,14 @@ def encode_order(order: Order) -> str:
     return json.dumps(document)
 
 
-def decode_order(data: str) -> Order:
+def decode_order(document: Mapping[str, Any]) -> Order:
     """Read an order.
 
     Raises:
         BadRequestError: A field is missing or has a value that it cannot have.
     """
-    program, limits = decode_request(data.encode())
+    program, limits = request_from(document)
     try:
-        document = json.loads(data)
         return Order(
             program=program,
             limits=limits,
@@ -114,8 +113,7 @@ def decode_order(data: str) -> Order:
 
 def encode_ran(ran: Ran) -> str:
     """Return it as `decode_ran` reads it."""
-    document = json.loads(encode_result(ran.result))
-    return json.dumps({"result": document, "private": _text(ran.private)})
+    return json.dumps({"result": result_document(ran.result), "private": as_text(ran.private)})
 
 
 def decode_ran(document: Mapping[str, Any]) -> Ran:
@@ -125,15 +123,15 @@ def decode_ran(document: Mapping[str, Any]) -> Ran:
         BadRequestError: A field is missing or has a value that it cannot have.
     """
     try:
-        result = decode_result(json.dumps(document["result"]).encode())
-        return Ran(result=result, private=_bytes(document["private"]))
+        result = result_from(document["result"])
+        return Ran(result=result, private=as_bytes(document["private"]))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise BadRequestError(f"not a result: {error!r}") from error
 
 
 def encode_changes(changes: tuple[Change, ...]) -> str:
     """Return them as `decode_changes` reads them."""
-    rows = [[c.path, c.kind, c.mode, _text(c.content)] for c in changes]
+    rows = [[c.path, c.kind, c.mode, as_text(c.content)] for c in changes]
     return json.dumps({"changes": rows})
 
 
@@ -145,7 +143,7 @@ def decode_changes(document: Mapping[str, Any]) -> tuple[Change, ...]:
     """
     try:
         return tuple(
-            Change(path=str(path), kind=ChangeKind(kind), mode=int(mode), content=_bytes(content))
+            Change(path=str(path), kind=ChangeKind(kind), mode=int(mode), content=as_bytes(content))
             for path, kind, mode, content in document["changes"]
         )
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -156,11 +154,3 @@ def _texts(value: Mapping[Any, Any]) -> dict[str, str]:
     if not all(isinstance(word, str) for pair in value.items() for word in pair):
         raise BadRequestError(f"{value!r} holds something else than texts")
     return dict(value)
-
-
-def _text(data: bytes) -> str:
-    return base64.b64encode(data).decode()
-
-
-def _bytes(text: str) -> bytes:
-    return base64.b64decode(text, validate=True)

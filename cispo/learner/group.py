@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import ray
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from cispo.arrivals import missing_after
 from cispo.config import LearnerConfig, ObjectiveConfig, PolicyConfig
 from cispo.errors import CispoError, LearnerError
 from cispo.learner.actor import LearnerActor
@@ -20,7 +21,6 @@ from cispo.types import Metrics, PolicyVersion, Sample
 from cispo.weights.sync import WeightExport
 
 _PHASE = "start learner"
-_REPORT_SECONDS = 2.0
 _GRACE_SECONDS = 30.0
 """After one rank failed the others have this long to say why, before the message is written."""
 
@@ -146,7 +146,7 @@ class LearnerGroup:
 
     async def _on_all(self, method: str, *arguments: Any) -> list[Any]:
         calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
-        waits = [asyncio.ensure_future(_result(call)) for call in calls]
+        waits = [asyncio.ensure_future(call) for call in calls]
         await asyncio.wait(waits, return_when=asyncio.FIRST_EXCEPTION)
         if any(wait.done() and wait.exception() for wait in waits):
             await asyncio.wait(waits, timeout=_GRACE_SECONDS)
@@ -156,35 +156,21 @@ class LearnerGroup:
     async def _ready(
         self, calls: Sequence[Any], deadline: float, progress: Progress | None
     ) -> list[Any]:
-        waits = [asyncio.ensure_future(_result(call)) for call in calls]
-        began = time.monotonic()
-        if progress:
-            progress.start(_PHASE, len(waits))
-        pending = set(waits)
-        while pending:
-            left = deadline - time.monotonic()
-            missing = [f"rank {rank}" for rank, wait in enumerate(waits) if not wait.done()]
-            if left <= 0:
-                raise LearnerError(
-                    f"learner {', '.join(missing)} of {len(self._ranks)} not ready in time; "
-                    f"the cluster has {ray.available_resources().get('CPU', 0.0):g} CPUs and "
-                    f"{ray.available_resources().get('GPU', 0.0):g} GPUs free"
-                )
-            if progress:
-                seconds = time.monotonic() - began
-                progress.waiting(_PHASE, f"{', '.join(missing)} ({seconds:.0f} s)")
-            done, pending = await asyncio.wait(
-                pending,
-                timeout=min(left, _REPORT_SECONDS),
-                return_when=asyncio.FIRST_COMPLETED,
+        starting = {f"rank {rank}": asyncio.ensure_future(call) for rank, call in enumerate(calls)}
+        waits = list(starting.values())
+        try:
+            missing = await missing_after(
+                starting, phase=_PHASE, progress=progress, seconds=deadline - time.monotonic()
             )
-            if any(wait.exception() for wait in done):
-                await asyncio.wait(waits, timeout=1.0)
-                _raise_worst(waits, "start")
-            if progress:
-                progress.advance(_PHASE, len(done))
-        if progress:
-            progress.finish(_PHASE)
+        except RayError:
+            await asyncio.wait(waits, timeout=1.0)
+            _raise_worst(waits, "start")
+        if missing:
+            raise LearnerError(
+                f"learner {', '.join(missing)} of {len(self._ranks)} not ready in time; "
+                f"the cluster has {ray.available_resources().get('CPU', 0.0):g} CPUs and "
+                f"{ray.available_resources().get('GPU', 0.0):g} GPUs free"
+            )
         return [wait.result() for wait in waits]
 
 
@@ -192,10 +178,6 @@ def _environment(learner: LearnerConfig) -> dict[str, str]:
     threads = str(max(1, int(learner.num_cpus)))
     accelerator = {} if learner.num_gpus else {"DS_ACCELERATOR": "cpu"}
     return {**_ENVIRONMENT, **accelerator, "OMP_NUM_THREADS": threads}
-
-
-async def _result(call: Any) -> Any:
-    return await call
 
 
 def _raise_worst(waits: Sequence[asyncio.Future[Any]], method: str) -> NoReturn:
