@@ -66,59 +66,31 @@ class Batch:
         )
 
 
-def plan_packing(lengths: Sequence[int], *, micro_batch_tokens: int) -> list[list[int]]:
-    """Choose which sequences share a micro-batch.
-
-    Longest first, into the open micro-batch until the next one does not fit: neighbours then have
-    like lengths, so that softmax attention, which pads to the longest sequence, wastes little. A
-    sequence above the budget gets a micro-batch of its own. Ties keep their order.
-
-    Args:
-        lengths: Tokens of each sequence, prompt included.
-        micro_batch_tokens: Budget of one micro-batch.
-
-    Returns:
-        Positions in `lengths` by micro-batch; each position once.
-    """
-    plan: list[list[int]] = []
-    filled = 0
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if not plan or filled + lengths[index] > micro_batch_tokens:
-            plan.append([])
-            filled = 0
-        plan[-1].append(index)
-        filled += lengths[index]
-    return plan
-
-
-def spread_over_ranks(lengths: Sequence[int], *, num_ranks: int) -> list[list[int]]:
-    """Divide sequences over ranks, longest first, always to the rank with the fewest tokens.
-
-    Returns:
-        Positions in `lengths` by rank, ascending; a rank may get none.
-    """
-    shares: list[list[int]] = [[] for _ in range(num_ranks)]
-    tokens = [0] * num_ranks
-    for index in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        rank = min(range(num_ranks), key=lambda r: tokens[r])
-        shares[rank].append(index)
-        tokens[rank] += lengths[index]
-    return [sorted(share) for share in shares]
-
-
 def pack(
-    samples: Sequence[Sample], token_weights: Sequence[float], *, micro_batch_tokens: int
+    samples: Sequence[Sample],
+    token_weights: Sequence[float],
+    passes: Sequence[Sequence[Sequence[int]]],
+    *,
+    rank: int = 0,
 ) -> list[Batch]:
-    """Pack samples into micro-batches as `plan_packing` chooses.
+    """Lay out the micro-batches of one rank, one a pass.
+
+    Where the rank has nothing left, the shortest sample stands in with token weights of zero: a
+    pass is a collective, and a rank that skipped one would leave the others waiting.
 
     Args:
-        samples: The samples, with one weight each.
+        samples: All samples of the update.
         token_weights: Weight of each action token of the sample; see `cispo.batch.token_weights`.
-        micro_batch_tokens: Budget of tokens, prompts included, of one micro-batch.
+        passes: Positions of samples by pass and rank; see `cispo.batch.plan`.
+        rank: Whose share is laid out.
     """
-    lengths = [len(sample.rollout.token_ids) for sample in samples]
-    plan = plan_packing(lengths, micro_batch_tokens=micro_batch_tokens)
-    return [collate([samples[i] for i in part], [token_weights[i] for i in part]) for part in plan]
+    shortest = min(samples, key=lambda sample: len(sample.rollout.token_ids))
+    return [
+        collate([samples[i] for i in part], [token_weights[i] for i in part])
+        if part
+        else collate([shortest], [0.0])
+        for part in (ranks[rank] for ranks in passes)
+    ]
 
 
 def collate(samples: Sequence[Sample], token_weights: Sequence[float]) -> Batch:

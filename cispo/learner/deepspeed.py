@@ -119,12 +119,12 @@ class DeepSpeedLearner:
         Args:
             samples: All samples of the update, the same on all ranks.
         """
-        batches = micro_batches(
+        batches, filling = micro_batches(
             samples,
-            weighting=self._rule.token_weighting,
-            micro_batch_tokens=self._rule.micro_batch_tokens,
+            rule=self._rule,
             rank=self._rank,
             num_ranks=self._num_ranks,
+            pads_rows=self._engine.module.pads_rows,
         )
         device = self._engine.device
         lr = learning_rate(self._num_steps, lr=self._lr, warmup_steps=self._warmup_steps)
@@ -147,9 +147,9 @@ class DeepSpeedLearner:
         self._sum_over_ranks(statistics)
         return {
             **metrics(statistics),
+            **filling,
             "learn/grad_norm": norm,
             "learn/lr": lr,
-            "learn/micro_batches": float(len(batches) * self._num_ranks),
         }
 
     def buckets(self, *, version: int, max_bytes: int) -> Iterator[WeightBucket]:

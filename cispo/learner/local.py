@@ -78,11 +78,7 @@ class LocalLearner:
 
     def step(self, samples: Sequence[Sample]) -> Metrics:
         """Take one optimizer step; see `cispo.ports.Learner`."""
-        batches = micro_batches(
-            samples,
-            weighting=self._rule.token_weighting,
-            micro_batch_tokens=self._rule.micro_batch_tokens,
-        )
+        batches, filling = micro_batches(samples, rule=self._rule, pads_rows=self._policy.pads_rows)
         self._optimizer.zero_grad(set_to_none=True)
         statistics, fault = accumulate(
             [batch.to(self._device) for batch in batches],
@@ -106,9 +102,9 @@ class LocalLearner:
         self._fresh_version = None
         return {
             **metrics(statistics),
+            **filling,
             "learn/grad_norm": norm.item(),
             "learn/lr": lr,
-            "learn/micro_batches": float(len(batches)),
         }
 
     def buckets(self, *, version: int, max_bytes: int) -> Iterator[WeightBucket]:

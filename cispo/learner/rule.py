@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cispo.batch.packing import Batch, collate, pack, plan_packing, spread_over_ranks
+from cispo.batch.packing import Batch, pack
+from cispo.batch.plan import plan_passes
 from cispo.batch.token_weights import token_weights
 from cispo.config import ObjectiveConfig, ObjectiveKind, TokenWeighting
 from cispo.objectives import Objective, objective
@@ -69,30 +70,24 @@ def update_rule(
 def micro_batches(
     samples: Sequence[Sample],
     *,
-    weighting: TokenWeighting,
-    micro_batch_tokens: int,
+    rule: UpdateRule,
     rank: int = 0,
     num_ranks: int = 1,
-) -> list[Batch]:
-    """The micro-batches of one rank; every rank gets equally many.
+    pads_rows: bool = False,
+) -> tuple[list[Batch], dict[str, float]]:
+    """The micro-batches of one rank, equally many on every rank, and how well tokens fill them.
 
     Token weights are taken over all samples, so that they sum to one over all ranks. All ranks
-    compute the same division and build the tensors of their own share only. A rank that would have
-    fewer micro-batches than another repeats the shortest sample with token weights of zero: under
-    ZeRO a pass is a collective, and a rank that skipped one would leave the others waiting.
+    make the same plan, and build the tensors of their own share only.
     """
-    weights = token_weights(samples, weighting=weighting)
-    lengths = [len(sample.rollout.token_ids) for sample in samples]
-    shares = spread_over_ranks(lengths, num_ranks=num_ranks)
-    count = max(
-        len(plan_packing([lengths[i] for i in share], micro_batch_tokens=micro_batch_tokens))
-        for share in shares
+    plan = plan_passes(
+        [len(sample.rollout.token_ids) for sample in samples],
+        micro_batch_tokens=rule.micro_batch_tokens,
+        num_ranks=num_ranks,
+        pads_rows=pads_rows,
     )
-    share = shares[rank]
-    batches = pack(
-        [samples[i] for i in share],
-        [weights[i] for i in share],
-        micro_batch_tokens=micro_batch_tokens,
-    )
-    shortest = samples[min(range(len(samples)), key=lambda i: lengths[i])]
-    return batches + [collate([shortest], [0.0]) for _ in range(count - len(batches))]
+    weights = token_weights(samples, weighting=rule.token_weighting)
+    return pack(samples, weights, plan.passes, rank=rank), {
+        "learn/micro_batches": float(len(plan.passes) * num_ranks),
+        "learn/padding_fraction": plan.padding_fraction,
+    }

@@ -39,9 +39,11 @@ class Policy(nn.Module):
 
     Attributes:
         aux_loss_coef: Weight that the model's own config.json gives to `TokenScores.aux_loss`.
+        pads_rows: Whether it pads the sequences of a row to the longest of them.
     """
 
     aux_loss_coef: float = 0.0
+    pads_rows: bool = False
 
     def forward(
         self,

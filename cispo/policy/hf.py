@@ -26,6 +26,8 @@ class TransformersPolicy(Policy):
         ConfigError: The model changes its logits after the head, which would be ignored here.
     """
 
+    pads_rows = True
+
     def __init__(self, network: Any, *, logprob_chunk: int) -> None:
         super().__init__()
         for field in _CHANGED_LOGITS:

@@ -1,5 +1,4 @@
 from collections.abc import Callable
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -13,9 +12,8 @@ from cispo.batch.packing import (
     Batch,
     collate,
     pack,
-    plan_packing,
-    spread_over_ranks,
 )
+from cispo.batch.plan import plan_passes
 from cispo.types import PolicyVersion, Rollout, Sample, StopReason
 
 PAD = 0
@@ -94,65 +92,39 @@ def test_arrays_are_taken_as_they_are() -> None:
     assert batch.behaviour_logprobs.tolist() == [0.0, -2.0]
 
 
-lengths_strategy = st.lists(st.integers(1, 50), min_size=1, max_size=40)
-
-
-@given(lengths=lengths_strategy, budget=st.integers(1, 100))
-def test_every_sequence_is_packed_once_within_the_budget(lengths: list[int], budget: int) -> None:
-    plan = plan_packing(lengths, micro_batch_tokens=budget)
-    assert sorted(i for part in plan for i in part) == list(range(len(lengths)))
-    for part in plan:
-        assert part
-        assert sum(lengths[i] for i in part) <= budget or len(part) == 1
-
-
-@given(lengths=lengths_strategy, budget=st.integers(1, 100))
-def test_a_micro_batch_is_closed_only_when_the_next_sequence_does_not_fit(
-    lengths: list[int], budget: int
-) -> None:
-    plan = plan_packing(lengths, micro_batch_tokens=budget)
-    for first, second in pairwise(plan):
-        assert sum(lengths[i] for i in first) + lengths[second[0]] > budget
-
-
-@given(lengths=lengths_strategy, budget=st.integers(1, 100))
-def test_neighbours_have_like_lengths_and_the_plan_is_a_function_of_lengths(
-    lengths: list[int], budget: int
-) -> None:
-    plan = plan_packing(lengths, micro_batch_tokens=budget)
-    order = [lengths[i] for part in plan for i in part]
-    assert order == sorted(order, reverse=True)
-    assert plan == plan_packing(list(lengths), micro_batch_tokens=budget)
-
-
-def test_a_sequence_above_the_budget_is_alone() -> None:
-    assert plan_packing([3, 99, 4], micro_batch_tokens=10) == [[1], [2, 0]]
-
-
-@given(lengths=lengths_strategy, num_ranks=st.integers(1, 5))
-def test_ranks_get_every_sequence_once_and_balanced_tokens(
-    lengths: list[int], num_ranks: int
-) -> None:
-    shares = spread_over_ranks(lengths, num_ranks=num_ranks)
-    assert sorted(i for share in shares for i in share) == list(range(len(lengths)))
-    tokens = [sum(lengths[i] for i in share) for share in shares]
-    assert max(tokens) - min(tokens) <= max(lengths)
-
-
 @given(
     rows=st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=12), min_size=1, max_size=8),
     budget=st.integers(1, 40),
+    num_ranks=st.integers(1, 4),
 )
-def test_packing_moves_tokens_and_changes_none(rows: list[list[int]], budget: int) -> None:
+def test_packing_moves_tokens_and_loses_adds_or_changes_none(
+    rows: list[list[int]], budget: int, num_ranks: int
+) -> None:
     samples = [sample(row, [0] + [1] * (len(row) - 1), task=str(i)) for i, row in enumerate(rows)]
     weights = [1.0 + i for i in range(len(rows))]
-    seen = {}
-    for batch in pack(samples, weights, micro_batch_tokens=budget):
-        borders = batch.cu_seqlens.tolist()
-        for task, start, end in zip(batch.task_ids, borders, borders[1:], strict=False):
-            seen[int(task)] = batch.token_ids[start:end].tolist()
-            assert batch.token_weights[start + 1 : end].unique().tolist() == [1.0 + int(task)]
+    plan = plan_passes([len(row) for row in rows], micro_batch_tokens=budget, num_ranks=num_ranks)
+    seen: dict[int, list[int]] = {}
+    for rank in range(num_ranks):
+        batches = pack(samples, weights, plan.passes, rank=rank)
+        assert len(batches) == len(plan.passes)
+        for batch in batches:
+            if not batch.token_weights.any():  # stands in where the rank has nothing left
+                continue
+            borders = batch.cu_seqlens.tolist()
+            assert borders[-1] == batch.num_tokens
+            for task, start, end in zip(batch.task_ids, borders, borders[1:], strict=False):
+                assert int(task) not in seen
+                seen[int(task)] = batch.token_ids[start:end].tolist()
+                assert batch.token_weights[start] == 0
+                assert batch.token_weights[start + 1 : end].unique().tolist() == [1.0 + int(task)]
     assert [seen[i] for i in range(len(rows))] == rows
+
+
+def test_a_rank_without_work_repeats_the_shortest_sample_without_weight() -> None:
+    samples = [sample([1, 2, 3], [0, 1, 1], task="a"), sample([4, 5], [0, 1], task="b")]
+    (batch,) = pack(samples, [0.25, 0.5], [[[0, 1], []]], rank=1)
+    assert batch.task_ids == ("b",)
+    assert batch.token_weights.tolist() == [0.0, 0.0]
 
 
 # --- known-wrong masks ---------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cispo.batch.packing import pack
+from cispo.batch.plan import plan_passes
 from cispo.batch.token_weights import token_weights
 from cispo.config import TokenWeighting
 from cispo.types import Sample
@@ -67,13 +68,22 @@ samples_strategy = st.lists(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@given(samples=samples_strategy, budget=st.integers(1, 120))
-def test_weights_sum_to_one_over_all_micro_batches(
-    kind: TokenWeighting, samples: list[Sample], budget: int
+@given(samples=samples_strategy, budget=st.integers(1, 120), num_ranks=st.integers(1, 4))
+def test_weights_sum_to_one_over_all_micro_batches_and_ranks(
+    kind: TokenWeighting, samples: list[Sample], budget: int, num_ranks: int
 ) -> None:
-    batches = pack(samples, token_weights(samples, weighting=kind), micro_batch_tokens=budget)
-    total = sum(batch.token_weights.double().sum().item() for batch in batches)
+    plan = plan_passes(_lengths(samples), micro_batch_tokens=budget, num_ranks=num_ranks)
+    weights = token_weights(samples, weighting=kind)
+    total = sum(
+        batch.token_weights.double().sum().item()
+        for rank in range(num_ranks)
+        for batch in pack(samples, weights, plan.passes, rank=rank)
+    )
     assert total == pytest.approx(1.0, rel=1e-5)
+
+
+def _lengths(samples: Sequence[Sample]) -> list[int]:
+    return [len(sample.rollout.token_ids) for sample in samples]
 
 
 # --- known-wrong normalisers --------------------------------------------------------------------
@@ -94,7 +104,8 @@ def _ours(samples: Sequence[Sample], budget: int) -> list[list[float]]:
     weights = token_weights(samples, weighting=TokenWeighting.TOKEN)
     if budget >= 1000:
         return [weights]
-    batches = pack(samples, weights, micro_batch_tokens=budget)
+    plan = plan_passes(_lengths(samples), micro_batch_tokens=budget)
+    batches = pack(samples, weights, plan.passes)
     return [
         [batch.token_weights[end - 1].item() for end in batch.cu_seqlens[1:].tolist()]
         for batch in batches
