@@ -1,10 +1,12 @@
-"""Log-probability and entropy of chosen tokens in float32, without ever holding [T, V] logits."""
+"""Log-probability and entropy of chosen tokens, without ever holding [T, V] logits."""
 
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from cispo.policy.precision import widened
 
 
 def action_logprobs(
@@ -24,7 +26,7 @@ def action_logprobs(
 
     Args:
         hidden: [T, d] final hidden states of a packed row.
-        weight: [V, d] of the head; multiplied in float32 whatever its dtype.
+        weight: [V, d] of the head; multiplied in float32 at least, whatever its dtype.
         token_ids: [T] int64.
         action_mask: [T] bool; False on the first token.
         chunk: Positions whose logits exist at once.
@@ -32,8 +34,8 @@ def action_logprobs(
         bias: [V] of the head, where it has one.
 
     Returns:
-        Log-probabilities and entropies in nats, both [T] float32, 0.0 off the mask; the entropies
-        carry no gradient.
+        Log-probabilities and entropies in nats, both [T], 0.0 off the mask; the entropies carry no
+        gradient. Float32, or float64 where hidden states and head are.
 
     Raises:
         ValueError: The first token is an action: nothing precedes it.
@@ -75,7 +77,7 @@ class ChunkedHead(nn.Module):
 def _logits(
     hidden: Tensor, weight: Tensor, bias: Tensor | None, positions: Tensor, scale: float
 ) -> tuple[Tensor, Tensor]:
-    rows = hidden.index_select(0, positions).float()
+    rows = widened(hidden.index_select(0, positions))
     logits = rows @ weight.t()
     if bias is not None:
         logits.add_(bias)
@@ -94,8 +96,8 @@ class _ActionLogprobs(torch.autograd.Function):
         chunk: int,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        wide, wide_bias = weight.float(), None if bias is None else bias.float()
-        logprobs = hidden.new_empty(len(positions), dtype=torch.float32)
+        wide, wide_bias = widened(weight), None if bias is None else widened(bias)
+        logprobs = wide.new_empty(len(positions))
         entropy = torch.empty_like(logprobs)
         for start in range(0, len(positions), chunk):
             part = slice(start, start + chunk)
@@ -114,7 +116,7 @@ class _ActionLogprobs(torch.autograd.Function):
         ctx: Any, grad: Tensor, _: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, None, None, None, None]:
         hidden, weight, bias, positions, targets = ctx.saved_tensors
-        wide, wide_bias = weight.float(), None if bias is None else bias.float()
+        wide, wide_bias = widened(weight), None if bias is None else widened(bias)
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(wide)
         grad_bias = None if wide_bias is None else torch.zeros_like(wide_bias)

@@ -89,13 +89,21 @@ def _grouped_experts(
     groups, narrow = ends.to(torch.int32), x.dtype
     wide = narrow if x.is_cuda else torch.promote_types(narrow, torch.float32)
     inputs = _Dispatch.apply(x, order, places, weights.shape[1])  # type: ignore[no-untyped-call]
-    gate_up = F.grouped_mm(inputs.to(wide), gate_up_proj.to(wide).transpose(1, 2), offs=groups)
+    gate_up = _grouped_product(inputs.to(wide), gate_up_proj.to(wide).transpose(1, 2), groups)
     inner = _SwiGlu.apply(gate_up).to(narrow).to(wide)  # type: ignore[no-untyped-call]
-    outputs = F.grouped_mm(inner, down_proj.to(wide).transpose(1, 2), offs=groups)
+    outputs = _grouped_product(inner, down_proj.to(wide).transpose(1, 2), groups)
     combined: Tensor = _Combine.apply(  # type: ignore[no-untyped-call]
         outputs, weights, order, places
     )
     return combined
+
+
+def _grouped_product(x: Tensor, matrices: Tensor, ends: Tensor) -> Tensor:
+    """Rows x [N, K] through the matrix [E, K, M] of their group, which ends at `ends` [E]."""
+    if len(x) and x.dtype != torch.float64:
+        return F.grouped_mm(x, matrices, offs=ends)
+    groups = x.tensor_split(ends[:-1].tolist())  # torch's own knows neither float64 nor no rows
+    return torch.cat([rows @ matrix for rows, matrix in zip(groups, matrices, strict=True)])
 
 
 class _SwiGlu(torch.autograd.Function):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cispo.policy.lightning.projection import product, widened
+from cispo.policy.lightning.projection import product
 from cispo.policy.lightning.second_derivative import refuse_second_derivative
+from cispo.policy.precision import widened
 
 _SLAB_BYTES = 2**20
 """Size of a slab's inner activations: products keep their speed, the rest is read from cache."""

@@ -3,17 +3,18 @@
 import torch
 from torch import Tensor, nn
 
+from cispo.policy.lightning.balance import Balance, balance_of
 from cispo.policy.lightning.chunks import chunk_layout
 from cispo.policy.lightning.config import FULL, LINEAR, LightningConfig
 from cispo.policy.lightning.experts import Routing
 from cispo.policy.lightning.layout import bucket_layout, positions
 from cispo.policy.lightning.linear import LightningAttention
-from cispo.policy.lightning.moe import Balance, MixtureOfExperts, balance_of
+from cispo.policy.lightning.moe import MixtureOfExperts
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.prefill import Prefill
-from cispo.policy.lightning.projection import widened
 from cispo.policy.lightning.rotary import rotation
 from cispo.policy.lightning.softmax import SoftmaxAttention
+from cispo.policy.precision import widened
 
 
 class Packing:

@@ -5,16 +5,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cispo.policy.base import Policy, RouterLoad, TokenScores
+from cispo.policy.lightning.balance import Balance, balance_loss, stacked
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.layer import LightningLayer, Packing
 from cispo.policy.lightning.layout import pad_rows
-from cispo.policy.lightning.moe import Balance
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.prefill import Prefill, plan_prefill
-from cispo.policy.lightning.projection import widened
 from cispo.policy.lightning.recompute import recomputed
 from cispo.policy.lightning.state import DecodeState
 from cispo.policy.logprobs import ChunkedHead
+from cispo.policy.precision import widened
 
 _INVARIANT_ROWS = 16
 """From this many rows on, a float32 product on CPU gives a row the same bits in any company."""
@@ -103,8 +103,10 @@ class LightningModel(Policy):
         )
         if not balances:
             return TokenScores(logprobs, entropy, logprobs.new_zeros(()))
-        losses, counts, entropies = (torch.stack(column) for column in zip(*balances, strict=True))
-        return TokenScores(logprobs, entropy, losses.mean(), RouterLoad(counts, entropies))
+        balance, T = stacked(balances), len(token_ids)
+        aux_loss = balance_loss(balance, num_tokens=T).mean()
+        load = RouterLoad(balance.counts, balance.entropy / T)
+        return TokenScores(logprobs, entropy, aux_loss, load)
 
     def hidden(
         self, token_ids: Tensor, cu_seqlens: Tensor, routed_experts: Tensor | None = None

@@ -53,8 +53,3 @@ def product(a: Tensor, b: Tensor) -> Tensor:
     if a.is_cuda:
         return (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out_dtype=torch.float32)
     return a.float() @ b.float()  # torch has no such product for CPUs; the operands are exact
-
-
-def widened(x: Tensor) -> Tensor:
-    """The same in float32, if it is narrower."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 
-from cispo.policy.lightning.moe import Balance
+from cispo.policy.lightning.balance import Balance
 
 _KEPT = [
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,

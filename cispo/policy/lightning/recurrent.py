@@ -15,7 +15,6 @@ from cispo.policy.lightning.layer import LightningLayer
 from cispo.policy.lightning.linear import LightningAttention
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.norm import NormRows
-from cispo.policy.lightning.projection import widened
 from cispo.policy.lightning.recurrent_attention import (
     LightningRows,
     Places,
@@ -25,6 +24,7 @@ from cispo.policy.lightning.recurrent_attention import (
 from cispo.policy.lightning.recurrent_experts import recurrent_feed_forward
 from cispo.policy.lightning.row_matrix import RowMatrix, doubled
 from cispo.policy.lightning.state import DecodeState
+from cispo.policy.precision import widened
 
 
 class RecurrentForm:

@@ -9,8 +9,8 @@ from torch.nn import functional as F
 
 from cispo.policy.lightning.experts import Experts
 from cispo.policy.lightning.moe import MixtureOfExperts, Router
-from cispo.policy.lightning.projection import widened
 from cispo.policy.lightning.row_matrix import RowMatrix
+from cispo.policy.precision import widened
 
 FeedForward = Callable[[Tensor, Tensor | None], Tensor]
 """Maps rows x [M, d] to [M, d]; writes the experts of the first N to [N, k], if that is given."""

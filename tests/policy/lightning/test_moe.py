@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 
+from cispo.policy.lightning.balance import balance_loss, balance_of
 from cispo.policy.lightning.experts import Experts
 from cispo.policy.lightning.feedforward import feed_forward
-from cispo.policy.lightning.moe import MixtureOfExperts, Router, balance_loss, balance_of, route
+from cispo.policy.lightning.moe import MixtureOfExperts, Router, route
 
 KERNELS = ["torch", "native"]
 
@@ -61,14 +62,18 @@ def test_router_logits_are_float32_whatever_the_model():
     assert router(x)[0, 0] == 8.0625
 
 
+def _balance_loss(routing):
+    return float(balance_loss(balance_of(routing), num_tokens=len(routing.experts)))
+
+
 def test_the_balance_loss_is_one_when_balanced_and_the_number_of_experts_when_not():
     even = route(torch.zeros(4, 2) + torch.tensor([[1e-6, 0.0], [0.0, 1e-6]] * 2), top_k=1)
-    assert float(balance_loss(even)) == pytest.approx(1.0)
+    assert _balance_loss(even) == pytest.approx(1.0)
     one_sided = route(torch.tensor([[50.0, 0.0, 0.0]] * 5), top_k=1)
-    assert float(balance_loss(one_sided)) == pytest.approx(3.0)
+    assert _balance_loss(one_sided) == pytest.approx(3.0)
     # shares (3/4, 1/4) and mean probabilities (0.6, 0.4): 2 (0.45 + 0.1)
     probabilities = torch.tensor([[0.8, 0.2], [0.7, 0.3], [0.6, 0.4], [0.3, 0.7]])
-    assert float(balance_loss(route(probabilities.log(), top_k=1))) == pytest.approx(1.1)
+    assert _balance_loss(route(probabilities.log(), top_k=1)) == pytest.approx(1.1)
 
 
 SIZES = [
@@ -137,11 +142,11 @@ def test_the_balance_tells_how_the_experts_are_used():
     balance = balance_of(routing)
     assert balance.counts.tolist() == [3, 2, 1, 0]
     p = [[0.4, 0.3, 0.2, 0.1]] * 2 + [[0.5, 0.125, 0.25, 0.125]]
-    expected = -sum(q * math.log(q) for row in p for q in row) / 3
+    expected = -sum(q * math.log(q) for row in p for q in row)
     assert balance.entropy.item() == pytest.approx(expected)
     means = [sum(column) / 3 for column in zip(*p, strict=True)]
     loss = 4 * sum(share * m for share, m in zip((3 / 6, 2 / 6, 1 / 6, 0), means, strict=True))
-    assert balance.loss.item() == pytest.approx(loss)
+    assert balance_loss(balance, num_tokens=3).item() == pytest.approx(loss)
 
 
 def test_one_expert_is_a_plain_feed_forward_layer():
