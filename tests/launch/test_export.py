@@ -22,7 +22,7 @@ from cispo.policy.load import (
     save_policy,
 )
 from launch.exporting import run_export
-from tests.launch.test_refusals import check_refused, launch
+from tests.launch.commands import call, check_refused, launch
 
 ARCHITECTURE = {
     "hidden_size": 32,
@@ -92,7 +92,7 @@ def test_the_command_converts_a_model_with_its_tokenizer(source, tmp_path, token
     ],
 )
 def test_a_command_that_cannot_work_is_refused(tmp_path, overrides, words):
-    check_refused(launch(*overrides, command="export", folder=tmp_path), *words)
+    check_refused(call(*overrides, command="export", folder=tmp_path), *words)
     assert not list(tmp_path.iterdir())
 
 
@@ -169,7 +169,10 @@ class SavedLearner:
 async def save_run(folder, policy, **policy_config):
     config = {"policy": asdict(PolicyConfig(**policy_config))}
     checkpoints = Checkpoints(folder / "checkpoints", keep=2, config=config)
-    await checkpoints.save(iteration=1, version=2, next_task_index=3, learner=SavedLearner(policy))
+    async with checkpoints:
+        await checkpoints.save(
+            iteration=1, version=2, next_task_index=3, learner=SavedLearner(policy)
+        )
 
 
 @pytest.mark.parametrize("tied", [False, True])

@@ -1,31 +1,12 @@
 """A run that cannot work is refused in one message, with exit code 2, before any work starts."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def launch(
-    *overrides: str, command: str = "train", path: str | None = None, folder: Path = ROOT
-) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    environment.pop("HYDRA_FULL_ERROR", None)
-    if path is not None:
-        environment["PATH"] = path
-    return subprocess.run(
-        [sys.executable, "-m", f"launch.{command}", *overrides],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=environment,
-        timeout=250,
-        check=False,
-    )
+from tests.launch.commands import ROOT, call, check_refused, launch
 
 
 @pytest.fixture
@@ -35,16 +16,6 @@ def policy_folder(tmp_path: Path) -> str:
     folder.mkdir()
     (folder / "config.json").write_text("{}")
     return str(folder)
-
-
-def check_refused(ran: subprocess.CompletedProcess[str], *words: str) -> None:
-    assert ran.returncode == 2, ran.stderr
-    assert "Traceback" not in ran.stderr + ran.stdout
-    lines = ran.stderr.strip().splitlines()
-    assert len(lines) == 1, ran.stderr
-    assert lines[0].startswith("error: ")
-    for word in words:
-        assert word in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -70,18 +41,18 @@ def check_refused(ran: subprocess.CompletedProcess[str], *words: str) -> None:
 def test_a_configuration_that_cannot_work_is_refused(
     override: str, words: tuple[str, ...], policy_folder: str
 ) -> None:
-    check_refused(launch("experiment=smoke", f"policy.path={policy_folder}", override), *words)
+    check_refused(call("experiment=smoke", f"policy.path={policy_folder}", override), *words)
 
 
 def test_a_missing_policy_folder_is_refused() -> None:
-    ran = launch("experiment=smoke", "policy.path=runs/absent/policy")
+    ran = call("experiment=smoke", "policy.path=runs/absent/policy")
     check_refused(ran, "policy.path=runs/absent/policy", "launch.sft")
 
 
 def test_a_bad_line_of_a_task_file_is_refused_by_number(tmp_path: Path, policy_folder: str) -> None:
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"problem": "1+1?", "answer": "2"}\n{"problem": "1+2?"}\n')
-    ran = launch(
+    ran = call(
         "experiment=smoke", "tasks=gsm8k", f"tasks.path={tasks}", f"policy.path={policy_folder}"
     )
     check_refused(ran, f"{tasks}, line 2", "'answer'")
@@ -90,7 +61,7 @@ def test_a_bad_line_of_a_task_file_is_refused_by_number(tmp_path: Path, policy_f
 def test_an_unknown_verifier_of_a_task_is_refused(tmp_path: Path, policy_folder: str) -> None:
     tasks = tmp_path / "tasks.jsonl"
     tasks.write_text('{"problem": "1+1?", "answer": "2", "verifier": "oracle"}\n')
-    ran = launch(
+    ran = call(
         "experiment=smoke",
         "tasks=gsm8k",
         f"tasks.path={tasks}",
@@ -125,7 +96,7 @@ def test_a_machine_without_a_sandbox_is_refused(tmp_path: Path, policy_folder: s
 
 def test_an_earlier_run_is_not_replaced_unasked(tmp_path: Path, policy_folder: str) -> None:
     (tmp_path / "metrics.jsonl").write_text("{}\n")
-    ran = launch(
+    ran = call(
         "experiment=smoke",
         "overwrite=false",
         f"run_dir={tmp_path}",

@@ -1,24 +1,11 @@
 """`launch.score` as a user calls it."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def score(*overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "launch.score", *overrides],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=250,
-        check=False,
-    )
+from tests.launch.commands import call, check_refused, launch
 
 
 def test_a_file_of_answers_is_scored_and_summed_up(tmp_path: Path) -> None:
@@ -29,7 +16,7 @@ def test_a_file_of_answers_is_scored_and_summed_up(tmp_path: Path) -> None:
     ]
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    ran = score("verifier=math", f"input={source}", f"output={output}")
+    ran = launch("verifier=math", f"input={source}", f"output={output}", command="score")
     assert ran.returncode == 0, ran.stderr
     written = [json.loads(line) for line in output.read_text().splitlines()]
     assert [row["verdict"] for row in written] == ["graded", "graded", "ungraded"]
@@ -48,8 +35,4 @@ def test_a_file_of_answers_is_scored_and_summed_up(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_scored_is_refused_in_one_line(overrides: list[str], words: str) -> None:
-    ran = score(*overrides)
-    assert ran.returncode == 2
-    (line,) = ran.stderr.strip().splitlines()
-    assert line.startswith("error: ")
-    assert words in line
+    check_refused(call(*overrides, command="score"), words)

@@ -19,7 +19,7 @@ from cispo.policy.load import (
     new_lightning_policy,
     save_policy,
 )
-from tests.launch.test_refusals import ROOT, check_refused, launch
+from tests.launch.commands import ROOT, call, check_refused, launch
 from tests.rollout.engines import ARCHITECTURE
 
 
@@ -34,19 +34,19 @@ def policy_folder(tmp_path: Path) -> Path:
 def test_what_cannot_be_served_is_refused(policy_folder: Path) -> None:
     path = f"policy.path={policy_folder}"
     check_refused(launch(path, "prot=1", command="serve"), "prot: no such key", "port?")
-    check_refused(launch(path, "port=70000", command="serve"), "port=70000", "0..65535")
-    check_refused(launch(command="serve"), "policy.path=null")
-    refused = launch(path, "api_key=sk-secret", command="serve")
+    check_refused(call(path, "port=70000", command="serve"), "port=70000", "0..65535")
+    check_refused(call(command="serve"), "policy.path=null")
+    refused = call(path, "api_key=sk-secret", command="serve")
     check_refused(refused, "api_key", "no environment variable")
     assert "sk-secret" not in refused.stderr
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        check_refused(launch(path, f"port={port}", command="serve"), f"port={port}", "in use")
+        check_refused(call(path, f"port={port}", command="serve"), f"port={port}", "in use")
 
 
 def test_a_chat_needs_a_template(policy_folder: Path) -> None:
     (policy_folder / "chat_template.jinja").unlink()
-    ran = launch(f"policy.path={policy_folder}", "port=0", command="serve")
+    ran = call(f"policy.path={policy_folder}", "port=0", command="serve")
     check_refused(ran, "chat=true", "chat_template.jinja", "chat=false")
 
 
