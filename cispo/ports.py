@@ -64,6 +64,10 @@ class GroupStream(Protocol):
     def sampling_seconds(self) -> float:
         """Time between the last two takes in which at least one task was being sampled."""
 
+    @property
+    def in_flight(self) -> Sequence[Group]:
+        """Groups that are sampled and not taken, which a resume would otherwise sample again."""
+
     async def take(self) -> Sequence[Group]:
         """Wait for the groups of one iteration.
 
@@ -97,19 +101,44 @@ class Learner(Protocol):
         """
 
     async def save(self, folder: Path) -> None:
-        """Write weights, optimizer and schedule so that training can go on from them."""
+        """Write weights, optimizer and schedule so that training can go on from them.
+
+        Raises:
+            CheckpointError: The disk is full or fails; the learner is unharmed.
+        """
 
     async def restore(self, folder: Path) -> None:
         """Read what `save` wrote."""
 
 
 class Checkpoints(Protocol):
-    """Keeps what a run needs to go on."""
+    """Keeps what a run needs to go on; at the end of its block all of it is written."""
 
     async def save(
-        self, *, iteration: int, version: PolicyVersion, next_task_index: int, learner: Learner
+        self,
+        *,
+        iteration: int,
+        version: PolicyVersion,
+        next_task_index: int,
+        learner: Learner,
+        in_flight: Sequence[Group] = (),
     ) -> None:
-        """Write a checkpoint after `iteration` iterations, all of it or nothing."""
+        """Begin to write a checkpoint after `iteration` iterations, all of it or nothing.
+
+        It holds the learner as it is now, whatever it is asked for next.
+        """
+
+    def lap(self) -> Metrics:
+        """Return how many could not be written, and how long a write took that has ended."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
 
 
 class WeightSync(Protocol):

@@ -49,6 +49,7 @@ class OrderedStream:
         progress: Told about finished groups and about what is being waited for.
         first_task: Index of the first task, where a resumed run goes on.
         iterations: How many will be taken, so that none is sampled in vain; None for no end.
+        restored: Groups that a checkpoint holds; their tasks are not sampled again.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class OrderedStream:
         progress: Progress,
         first_task: int = 0,
         iterations: int | None = None,
+        restored: Sequence[Group] = (),
     ) -> None:
         self._tasks = tasks
         self._sampler = Sampler(engine, verifier, group_size=group_size)
@@ -83,6 +85,7 @@ class OrderedStream:
         self._cursor = first_task
         self._running: dict[int, asyncio.Task[None]] = {}
         self._finished: dict[int, _Finished] = {}
+        self._restored = {group.index: group for group in restored}
         self._failure: BaseException | None = None
         self._changed = asyncio.Event()
         self._dropped: dict[str, Sequence[Group]] = {}
@@ -103,6 +106,17 @@ class OrderedStream:
     def sampling_seconds(self) -> float:
         """Time between the last two takes in which at least one task was being sampled."""
         return self._sampling_seconds
+
+    @property
+    def in_flight(self) -> Sequence[Group]:
+        """Groups that are judged and not taken, dropped ones included, in the order of their tasks.
+
+        None with `max_staleness=0`: there a resume samples the same groups again.
+        """
+        if self._max_staleness == 0:
+            return ()
+        judged = {index: finished.group for index, finished in self._finished.items()}
+        return [group for _, group in sorted((judged | self._restored).items())]
 
     async def __aenter__(self) -> Self:
         for _ in range(1 + self._max_staleness):
@@ -168,7 +182,10 @@ class OrderedStream:
             index = self._next_start
             self._next_start += 1
             self._allowed -= 1
-            self._running[index] = asyncio.create_task(self._run(index), name=f"group {index}")
+            if index in self._restored:
+                self._keep(self._restored.pop(index))
+            else:
+                self._running[index] = asyncio.create_task(self._run(index), name=f"group {index}")
 
     async def _run(self, index: int) -> None:
         try:
@@ -177,15 +194,18 @@ class OrderedStream:
         except Exception as error:
             self._failure = self._failure or error
         else:
-            drop = drop_reason(group) if self._dynamic_sampling else None
-            self._finished[index] = _Finished(group=group, drop=drop)
-            if drop is not None:
-                self._allowed += 1
-                self._failure = self._failure or self._run_of_drops()
-                self._start_allowed()
+            self._keep(group)
+            self._start_allowed()
         finally:
             del self._running[index]
             self._changed.set()
+
+    def _keep(self, group: Group) -> None:
+        drop = drop_reason(group) if self._dynamic_sampling else None
+        self._finished[group.index] = _Finished(group=group, drop=drop)
+        if drop is not None:
+            self._allowed += 1
+            self._failure = self._failure or self._run_of_drops()
 
     def _run_of_drops(self) -> NoSignal | None:
         """Look in task order, not in order of completion, so that timing does not decide."""

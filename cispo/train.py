@@ -4,7 +4,7 @@ Synchronous and asynchronous training are this same loop; only the stream's `max
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +21,8 @@ from cispo.ports import (
     Tracker,
     WeightSync,
 )
-from cispo.types import Group, Metrics, RolloutKind, Sample
+from cispo.stopping import StopRequest
+from cispo.types import Group, Metrics, PolicyVersion, RolloutKind, Sample
 
 Advantages: TypeAlias = Callable[[Sequence[Group]], Sequence[tuple[Sample, ...]]]
 
@@ -40,6 +41,7 @@ class Parts:
         evaluator: Measures on held-out tasks.
         checkpoints: Keeps what a resume needs.
         progress: Shows what the run does now.
+        stop: Asks the run to end early.
     """
 
     weights: WeightSync
@@ -51,6 +53,7 @@ class Parts:
     evaluator: Evaluator
     checkpoints: Checkpoints
     progress: Progress
+    stop: StopRequest = field(default_factory=StopRequest)
 
 
 async def train(
@@ -62,7 +65,7 @@ async def train(
     checkpoint_every: int,
     first_iteration: int = 0,
     resume_from: Path | None = None,
-) -> None:
+) -> int:
     """Train, and log step i after i iterations; step 0 is the evaluation before the first.
 
     Args:
@@ -73,6 +76,10 @@ async def train(
         checkpoint_every: Iterations between checkpoints; 0 writes only the last.
         first_iteration: Iterations that the checkpoint has behind it.
         resume_from: Checkpoint folder that the learner restores, or None for a fresh run.
+
+    Returns:
+        Iterations that are done: `iterations`, or fewer where the run was asked to stop. Sampling
+        is then given up, and what was learned is kept in a checkpoint.
 
     Raises:
         CispoError: Whatever a part refused or failed with; nothing is swallowed.
@@ -86,10 +93,15 @@ async def train(
     if first_iteration == 0 and evaluate_every >= 0:
         heldout = await _evaluate(parts, phase, step=0)
         parts.tracker.log(0, {**heldout, **await parts.meter.lap(), **phase.lap()})
-    async with parts.stream as stream:
+    is_kept = True
+    async with parts.stream as stream, parts.checkpoints as checkpoints:
         for step in range(first_iteration + 1, iterations + 1):
             with phase("sample"):
-                groups = await stream.take()  # o_1..o_G ~ mu, with verdicts
+                groups = await parts.stop.unless_asked(stream.take())  # o_1..o_G ~ mu, judged
+            if groups is None:
+                if not is_kept:
+                    await _keep(parts, phase, stream, step=step - 1, version=version)
+                return step - 1
             samples = parts.advantages(groups)
             learned: list[Metrics] = []
             with phase("learn", total=updates_per_iteration):
@@ -107,15 +119,11 @@ async def train(
             engine = await parts.meter.lap()
             times = phase.lap()
             speed = speeds(metrics, times, sampling_seconds=stream.sampling_seconds)
-            parts.tracker.log(step, {**metrics, **engine, **times, **speed})
-            if is_due(step, checkpoint_every, last=iterations):
-                with phase("checkpoint", total=1):  # timed in the next step's line
-                    await parts.checkpoints.save(
-                        iteration=step,
-                        version=version,
-                        next_task_index=stream.next_task_index,
-                        learner=parts.learner,
-                    )
+            parts.tracker.log(step, {**metrics, **engine, **times, **speed, **checkpoints.lap()})
+            is_kept = is_due(step, checkpoint_every, last=iterations)
+            if is_kept:
+                await _keep(parts, phase, stream, step=step, version=version)
+    return iterations
 
 
 async def _evaluate(parts: Parts, phase: Phases, *, step: int) -> Metrics:
@@ -123,6 +131,19 @@ async def _evaluate(parts: Parts, phase: Phases, *, step: int) -> Metrics:
         heldout = await parts.evaluator.evaluate()
     parts.tracker.record(step, parts.evaluator.groups, kind=RolloutKind.HELD_OUT)
     return heldout
+
+
+async def _keep(
+    parts: Parts, phase: Phases, stream: GroupStream, *, step: int, version: PolicyVersion
+) -> None:
+    with phase("checkpoint", total=1):  # timed in the next step's line
+        await parts.checkpoints.save(
+            iteration=step,
+            version=version,
+            next_task_index=stream.next_task_index,
+            learner=parts.learner,
+            in_flight=stream.in_flight,
+        )
 
 
 def equal_slices(

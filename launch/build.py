@@ -51,6 +51,7 @@ async def build_parts(
             progress=progress,
             first_task=resume.next_task_index,
             iterations=cfg.iterations - resume.iteration,
+            restored=resume.in_flight,
         )
         evaluator = HeldOutEvaluator(
             tasks.held_out,

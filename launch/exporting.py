@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from cispo.checkpoint import find_checkpoint, load_state
+from cispo.checkpoint import find_checkpoint
 from cispo.config import ExportConfig, PolicyConfig
 from cispo.errors import CheckpointError, ConfigError
 from cispo.learner.saved_weights import saved_weights
@@ -56,16 +56,17 @@ def open_source(source: Path) -> StoredModel:
     if (source / CONFIG).is_file():
         return open_model(source)
     try:
-        checkpoint = find_checkpoint(source)
+        found = find_checkpoint(source)
     except CheckpointError as error:
         raise ConfigError(
-            f"source={source}: neither a folder with a {CONFIG} nor a run with a checkpoint"
+            f"source={source}: neither a folder with a {CONFIG} nor a run with a checkpoint; "
+            f"{error}"
         ) from error
-    policy = PolicyConfig(**load_state(checkpoint).config["policy"])
+    policy = PolicyConfig(**found.state.config["policy"])
     if policy.backend != "lightning" or policy.path is None:
         raise ConfigError(f"source={source}: its policy.backend={policy.backend} is not lightning")
     started_from = open_model(Path(policy.path))
-    weights = released_names(saved_weights(checkpoint).items())
+    weights = released_names(saved_weights(found.path).items())
     parts = {name: in_memory(tensor) for name, tensor in weights}
     return StoredModel(
         folder=started_from.folder,

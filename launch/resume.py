@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cispo.checkpoint import find_checkpoint, load_state, refuse_other_config
+from cispo.checkpoint import find_checkpoint, load_groups, refuse_other_config
+from cispo.errors import CheckpointError
+from cispo.types import Group
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,12 +20,18 @@ class Resume:
         next_task_index: Tasks that were consumed.
         published_before: Versions published before this process; its first publish repeats the
             checkpoint's.
+        in_flight: Groups that were sampled and not yet learned from.
+        tracker_run_id: The W&B run that the metrics belong to.
+        skipped: What is wrong with each newer checkpoint, which was passed over.
     """
 
     checkpoint: Path | None = None
     iteration: int = 0
     next_task_index: int = 0
     published_before: int = 0
+    in_flight: tuple[Group, ...] = ()
+    tracker_run_id: str | None = None
+    skipped: tuple[str, ...] = ()
 
     @property
     def keep_through(self) -> int | None:
@@ -41,16 +49,22 @@ def read_resume(resume: str | None, config: Mapping[str, Any]) -> Resume:
     """Find and check the checkpoint that `resume=` names.
 
     Raises:
-        CheckpointError: There is none, it is damaged, or the configuration differs from its run's.
+        CheckpointError: There is none that is sound, or the configuration differs from its run's.
     """
     if resume is None:
         return Resume()
-    checkpoint = find_checkpoint(Path(resume))
-    state = load_state(checkpoint)
+    try:
+        found = find_checkpoint(Path(resume))
+    except CheckpointError as error:
+        raise CheckpointError(f"resume={error}") from error
+    state = found.state
     refuse_other_config(state, config)
     return Resume(
-        checkpoint=checkpoint,
+        checkpoint=found.path,
         iteration=state.iteration,
         next_task_index=state.next_task_index,
         published_before=state.version - 1,
+        in_flight=load_groups(found.path),
+        tracker_run_id=state.tracker_run_id,
+        skipped=found.skipped,
     )

@@ -45,16 +45,18 @@ class Learner:
 
 
 def save(folder: Path, learner: Learner, *, iteration: int, keep: int = 2) -> None:
-    checkpoints = Checkpoints(folder, keep=keep, config=CONFIG)
+    asyncio.run(saved(Checkpoints(folder, keep=keep, config=CONFIG), learner, iteration))
+
+
+async def saved(checkpoints: Checkpoints, learner: Learner, iteration: int) -> None:
     learner.number = iteration
-    asyncio.run(
-        checkpoints.save(
+    async with checkpoints:
+        await checkpoints.save(
             iteration=iteration,
             version=PolicyVersion(iteration + 1),
             next_task_index=iteration * 32,
             learner=learner,
         )
-    )
 
 
 def names(folder: Path) -> list[str]:
@@ -64,11 +66,11 @@ def names(folder: Path) -> list[str]:
 def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     learner = Learner()
     save(tmp_path, learner, iteration=3)
-    state = load_state(find_checkpoint(tmp_path))
+    state = find_checkpoint(tmp_path).state
     assert (state.iteration, state.version, state.next_task_index) == (3, 4, 96)
     assert state.config == CONFIG
     learner.number = -1
-    asyncio.run(learner.restore(find_checkpoint(tmp_path)))
+    asyncio.run(learner.restore(find_checkpoint(tmp_path).path))
     assert learner.number == 3
 
 
@@ -82,10 +84,10 @@ def test_a_crash_in_the_middle_leaves_the_old_one_valid_and_no_half_one(tmp_path
     learner = Learner()
     save(tmp_path, learner, iteration=1, keep=1)
     learner.dies = True
-    with pytest.raises(OSError, match="killed"):
+    with pytest.raises(CheckpointError, match="iteration-00000002 could not be written: killed"):
         save(tmp_path, learner, iteration=2, keep=1)
     assert [path.name for path in complete_checkpoints(tmp_path)] == ["iteration-00000001"]
-    assert load_state(find_checkpoint(tmp_path)).iteration == 1
+    assert find_checkpoint(tmp_path).state.iteration == 1
     learner.dies = False
     save(tmp_path, learner, iteration=2, keep=1)
     assert names(tmp_path) == ["iteration-00000002"]
@@ -95,7 +97,7 @@ def test_the_same_iteration_may_be_written_again(tmp_path: Path) -> None:
     save(tmp_path, Learner(), iteration=2)
     save(tmp_path, Learner(), iteration=2)
     assert names(tmp_path) == ["iteration-00000002"]
-    assert load_state(find_checkpoint(tmp_path)).iteration == 2
+    assert find_checkpoint(tmp_path).state.iteration == 2
 
 
 def test_a_resume_from_an_earlier_checkpoint_discards_the_course_it_left(tmp_path: Path) -> None:
@@ -103,16 +105,16 @@ def test_a_resume_from_an_earlier_checkpoint_discards_the_course_it_left(tmp_pat
         save(tmp_path, Learner(), iteration=iteration, keep=3)
     save(tmp_path, Learner(), iteration=2, keep=3)
     assert names(tmp_path) == ["iteration-00000001", "iteration-00000002"]
-    assert load_state(find_checkpoint(tmp_path)).iteration == 2
+    assert find_checkpoint(tmp_path).state.iteration == 2
 
 
 def test_a_run_folder_stands_for_its_newest_checkpoint(tmp_path: Path) -> None:
     for iteration in (9, 10):
         save(tmp_path / "checkpoints", Learner(), iteration=iteration)
     newest = tmp_path / "checkpoints" / "iteration-00000010"
-    assert find_checkpoint(tmp_path) == newest
-    assert find_checkpoint(tmp_path / "checkpoints") == newest
-    assert find_checkpoint(newest) == newest
+    assert find_checkpoint(tmp_path).path == newest
+    assert find_checkpoint(tmp_path / "checkpoints").path == newest
+    assert find_checkpoint(newest).path == newest
 
 
 def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -125,7 +127,7 @@ def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("damage", ["missing", "truncated", "unreadable", "foreign"])
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
     save(tmp_path, Learner(), iteration=12345)
-    checkpoint = find_checkpoint(tmp_path)
+    checkpoint = find_checkpoint(tmp_path).path
     match damage:
         case "missing":
             (checkpoint / "shard" / "half").unlink()
@@ -141,7 +143,7 @@ def test_a_damaged_checkpoint_is_refused(tmp_path: Path, damage: str) -> None:
 
 def test_another_configuration_is_refused_by_key_and_both_values(tmp_path: Path) -> None:
     save(tmp_path, Learner(), iteration=1)
-    state = load_state(find_checkpoint(tmp_path))
+    state = find_checkpoint(tmp_path).state
     other = {**CONFIG, "seed": 8, "objective": {"kind": "cispo", "ratio_max": 4.0}}
     with pytest.raises(CheckpointError) as error:
         refuse_other_config(state, other)
@@ -152,7 +154,7 @@ def test_another_configuration_is_refused_by_key_and_both_values(tmp_path: Path)
 
 def test_more_iterations_and_other_tracking_are_no_other_run(tmp_path: Path) -> None:
     save(tmp_path, Learner(), iteration=1)
-    state = load_state(find_checkpoint(tmp_path))
+    state = find_checkpoint(tmp_path).state
     refuse_other_config(state, CONFIG)
     longer = {**CONFIG, "iterations": 99, "tracking": {"wandb_mode": "disabled"}}
     refuse_other_config(state, longer)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Self
 
 import pytest
 
@@ -41,10 +42,25 @@ class Journal:
     saved: list[tuple[int, int, int]] = field(default_factory=list)
 
     async def save(
-        self, *, iteration: int, version: PolicyVersion, next_task_index: int, learner: Learner
+        self,
+        *,
+        iteration: int,
+        version: PolicyVersion,
+        next_task_index: int,
+        learner: Learner,
+        in_flight: Sequence[Group] = (),
     ) -> None:
         self.calls.append(f"save {iteration}")
         self.saved.append((iteration, version, next_task_index))
+
+    def lap(self) -> Metrics:
+        return {"checkpoint/failures": 0.0}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        pass
 
 
 class Run:

@@ -1,0 +1,19 @@
+"""Atomic, checksummed save and restore of everything that a run is; knows no torch."""
+
+from cispo.checkpoint.finding import Found, complete_checkpoints, find_checkpoint
+from cispo.checkpoint.groups import load_groups
+from cispo.checkpoint.manifest import load_state
+from cispo.checkpoint.saving import Checkpoints
+from cispo.checkpoint.state import FREE_KEYS, RunState, refuse_other_config
+
+__all__ = [
+    "FREE_KEYS",
+    "Checkpoints",
+    "Found",
+    "RunState",
+    "complete_checkpoints",
+    "find_checkpoint",
+    "load_groups",
+    "load_state",
+    "refuse_other_config",
+]
