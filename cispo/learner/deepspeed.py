@@ -21,7 +21,15 @@ from cispo.learner.saved import read_note, write_note
 from cispo.learner.statistics import Statistics, metrics
 from cispo.policy.base import Policy, TokenScores
 from cispo.types import Metrics, Sample
-from cispo.weights.buckets import WeightBucket, exported_tensors, make_bucket, plan_buckets
+from cispo.weights.buckets import (
+    Allocate,
+    Packed,
+    WeightBucket,
+    exported_tensors,
+    fresh_buffer,
+    pack,
+    plan_buckets,
+)
 
 _TAG = "deepspeed"
 
@@ -152,7 +160,9 @@ class DeepSpeedLearner:
             "learn/lr": lr,
         }
 
-    def buckets(self, *, version: int, max_bytes: int) -> Iterator[WeightBucket]:
+    def buckets(
+        self, *, version: int, max_bytes: int, allocate: Allocate = fresh_buffer
+    ) -> Iterator[WeightBucket]:
         """Export the weights as policy version `version`.
 
         Under ZeRO 3 the weights of one bucket at a time are gathered, on all ranks; only rank 0
@@ -168,12 +178,12 @@ class DeepSpeedLearner:
         plan = plan_buckets(sizes, max_bytes=max_bytes)
         for index, names in enumerate(plan):
             tensors = {name: parameters[name] for name in names}
-            bucket: WeightBucket | None = None
+            packed: Packed | None = None
             with deepspeed.zero.GatheredParameters(list(tensors.values()), enabled=is_partitioned):
                 if self._rank == 0:
-                    bucket = make_bucket(tensors, index=index, total=len(plan))
-            if bucket is not None:
-                yield bucket
+                    packed = pack(tensors, allocate=allocate)
+            if packed is not None:
+                yield packed.seal(index=index, total=len(plan))
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer; see `cispo.ports.Learner`."""

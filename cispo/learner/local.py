@@ -16,7 +16,13 @@ from cispo.learner.saved import read_note, write_note
 from cispo.learner.statistics import metrics
 from cispo.policy.base import Policy, TokenScores
 from cispo.types import Metrics, Sample
-from cispo.weights.buckets import WeightBucket, exported_tensors, to_buckets
+from cispo.weights.buckets import (
+    Allocate,
+    WeightBucket,
+    exported_tensors,
+    fresh_buffer,
+    to_buckets,
+)
 
 _STATE_FILE = "learner.pt"
 _SHAPE = {"backend": "local", "dtype": "float32"}
@@ -107,10 +113,13 @@ class LocalLearner:
             "learn/lr": lr,
         }
 
-    def buckets(self, *, version: int, max_bytes: int) -> Iterator[WeightBucket]:
+    def buckets(
+        self, *, version: int, max_bytes: int, allocate: Allocate = fresh_buffer
+    ) -> Iterator[WeightBucket]:
         """Export the weights as policy version `version`."""
         self._fresh_version = version
-        yield from to_buckets(exported_tensors(self._policy), max_bytes=max_bytes)
+        tensors = exported_tensors(self._policy)
+        yield from to_buckets(tensors, max_bytes=max_bytes, allocate=allocate)
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer; see `cispo.ports.Learner`."""

@@ -1,20 +1,24 @@
 """Named tensors as flat, checksummed byte buffers that cross process borders."""
 
-import hashlib
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import xxhash
 from torch import Tensor
 
 from cispo.errors import WeightSyncError
 
 ALIGNMENT_BYTES = 16
 """Tensors start at multiples of this in a buffer, so that any dtype may be viewed in place."""
+
+Allocate: TypeAlias = Callable[[int], Tensor]
+"""Returns a buffer of so many bytes, [N] uint8 on the CPU, whatever it holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,9 +43,26 @@ class WeightBucket:
     buffer: npt.NDArray[np.uint8]
     checksum: str
 
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        names = f"{self.names[0]} to {self.names[-1]}"
+        return f"weight bucket {self.index + 1} of {self.total} ({names})"
+
+    @property
+    def num_bytes(self) -> int:
+        """What the buffer holds, or has to hold."""
+        sizes = (_size(*of) for of in zip(self.shapes, self.dtypes, strict=True))
+        return sum(map(_aligned, sizes))
+
     def digest(self) -> str:
-        """Checksum of what the bucket holds now."""
-        return _digest(self.index, self.total, self.names, self.shapes, self.dtypes, self.buffer)
+        """Checksum of what the bucket holds now: 128 bits of XXH3, made against accidents."""
+        # Lists so that shapes which crossed a border as other sequences still give the same text.
+        shapes = [list(map(int, shape)) for shape in self.shapes]
+        header = (self.index, self.total, list(self.names), shapes, list(self.dtypes))
+        hasher = xxhash.xxh3_128(repr(header).encode())
+        hasher.update(np.ascontiguousarray(self.buffer).data)
+        return hasher.hexdigest()
 
     def verify(self) -> None:
         """Compare contents and checksum.
@@ -52,8 +73,7 @@ class WeightBucket:
         found = self.digest()
         if found != self.checksum:
             raise WeightSyncError(
-                f"weight bucket {self.index + 1} of {self.total} ({self.names[0]} to "
-                f"{self.names[-1]}) has checksum {found}, its sender had {self.checksum}"
+                f"{self.label} has checksum {found}, its sender had {self.checksum}"
             )
 
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
@@ -62,11 +82,42 @@ class WeightBucket:
             warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
             flat = torch.from_numpy(self.buffer)
         start = 0
-        for name, shape, dtype_name in zip(self.names, self.shapes, self.dtypes, strict=True):
-            dtype: torch.dtype = getattr(torch, dtype_name)
-            size = math.prod(shape) * dtype.itemsize
-            yield name, flat[start : start + size].view(dtype).view(shape)
+        for name, shape, dtype in zip(self.names, self.shapes, self.dtypes, strict=True):
+            size = _size(shape, dtype)
+            yield name, flat[start : start + size].view(getattr(torch, dtype)).view(shape)
             start += _aligned(size)
+
+    def without_buffer(self) -> "WeightBucket":
+        """All that is known of it but what it holds, for a transport that carries that itself."""
+        return replace(self, buffer=np.zeros(0, dtype=np.uint8))
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Tensors that were copied into a buffer, and no checksum yet."""
+
+    names: tuple[str, ...]
+    shapes: tuple[tuple[int, ...], ...]
+    dtypes: tuple[str, ...]
+    buffer: Tensor
+
+    def seal(self, *, index: int, total: int) -> WeightBucket:
+        """Make the bucket of a place in an export."""
+        unsealed = WeightBucket(
+            index=index,
+            total=total,
+            names=self.names,
+            shapes=self.shapes,
+            dtypes=self.dtypes,
+            buffer=self.buffer.numpy(),
+            checksum="",
+        )
+        return replace(unsealed, checksum=unsealed.digest())
+
+
+def fresh_buffer(num_bytes: int) -> Tensor:
+    """Allocate; see `Allocate`. Where there is a GPU, in memory that it can copy to directly."""
+    return torch.empty(num_bytes, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
 
 
 def plan_buckets(sizes: Mapping[str, int], *, max_bytes: int) -> list[list[str]]:
@@ -90,39 +141,40 @@ def plan_buckets(sizes: Mapping[str, int], *, max_bytes: int) -> list[list[str]]
     return plan
 
 
-def make_bucket(tensors: Mapping[str, Tensor], *, index: int, total: int) -> WeightBucket:
-    """Copy tensors, from any device, into one bucket."""
+def pack(tensors: Mapping[str, Tensor], *, allocate: Allocate = fresh_buffer) -> Packed:
+    """Copy tensors, from any device, into one buffer."""
     sizes = [tensor.numel() * tensor.element_size() for tensor in tensors.values()]
-    buffer = torch.zeros(sum(_aligned(size) for size in sizes), dtype=torch.uint8)
+    buffer = allocate(sum(map(_aligned, sizes)))
     start = 0
     for tensor, size in zip(tensors.values(), sizes, strict=True):
         # Straight into the buffer; a detour over .contiguous() would cost a second copy.
         target = buffer[start : start + size].view(tensor.dtype).view(tensor.shape)
         target.copy_(tensor.detach())
-        start += _aligned(size)
-    names = tuple(tensors)
-    shapes = tuple(tuple(tensor.shape) for tensor in tensors.values())
-    dtypes = tuple(str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values())
-    array = buffer.numpy()
-    return WeightBucket(
-        index=index,
-        total=total,
-        names=names,
-        shapes=shapes,
-        dtypes=dtypes,
-        buffer=array,
-        checksum=_digest(index, total, names, shapes, dtypes, array),
+        end = start + _aligned(size)
+        buffer[start + size : end] = 0
+        start = end
+    return Packed(
+        names=tuple(tensors),
+        shapes=tuple(tuple(tensor.shape) for tensor in tensors.values()),
+        dtypes=tuple(str(t.dtype).removeprefix("torch.") for t in tensors.values()),
+        buffer=buffer,
     )
 
 
-def to_buckets(named_tensors: Mapping[str, Tensor], *, max_bytes: int) -> Iterator[WeightBucket]:
+def make_bucket(tensors: Mapping[str, Tensor], *, index: int, total: int) -> WeightBucket:
+    """Copy tensors, from any device, into one bucket."""
+    return pack(tensors).seal(index=index, total=total)
+
+
+def to_buckets(
+    named_tensors: Mapping[str, Tensor], *, max_bytes: int, allocate: Allocate = fresh_buffer
+) -> Iterator[WeightBucket]:
     """Export tensors bucket by bucket, so that no more than one bucket is copied at a time."""
     sizes = {name: t.numel() * t.element_size() for name, t in named_tensors.items()}
     plan = plan_buckets(sizes, max_bytes=max_bytes)
     for index, names in enumerate(plan):
-        yield make_bucket(
-            {name: named_tensors[name] for name in names}, index=index, total=len(plan)
-        )
+        tensors = {name: named_tensors[name] for name in names}
+        yield pack(tensors, allocate=allocate).seal(index=index, total=len(plan))
 
 
 def exported_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
@@ -130,76 +182,15 @@ def exported_tensors(model: torch.nn.Module) -> dict[str, Tensor]:
     return dict(model.named_parameters())
 
 
-def apply_bucket(model: torch.nn.Module, bucket: WeightBucket) -> None:
-    """Verify a bucket and copy its tensors into the model, casting where dtypes differ.
-
-    Raises:
-        WeightSyncError: The checksum is wrong, or a name or shape is not the model's.
-    """
-    bucket.verify()
-    parameters = exported_tensors(model)
-    with torch.no_grad():
-        for name, tensor in bucket.tensors():
-            target = parameters.get(name)
-            if target is None:
-                raise WeightSyncError(f"the learner sent {name}, which this model does not have")
-            if target.shape != tensor.shape:
-                raise WeightSyncError(
-                    f"{name} arrived with shape {tuple(tensor.shape)}, "
-                    f"the model has {tuple(target.shape)}"
-                )
-            target.copy_(tensor)
-
-
-def apply_buckets(model: torch.nn.Module, buckets: Iterable[WeightBucket]) -> str:
-    """Copy a whole export into a model, one bucket at a time.
-
-    Returns:
-        The `export_checksum` of what arrived.
-
-    Raises:
-        WeightSyncError: A bucket is damaged, missing, out of order, or leaves a parameter out.
-    """
-    checksums: list[str] = []
-    missing = set(exported_tensors(model))
-    total = 0
-    for position, bucket in enumerate(buckets):
-        if bucket.index != position:
-            raise WeightSyncError(
-                f"weight bucket {bucket.index + 1} of {bucket.total} arrived as {position + 1}"
-            )
-        apply_bucket(model, bucket)
-        missing.difference_update(bucket.names)
-        checksums.append(bucket.checksum)
-        total = bucket.total
-    if len(checksums) != total or not checksums:
-        raise WeightSyncError(f"{len(checksums)} of {total} weight buckets arrived")
-    if missing:
-        raise WeightSyncError(
-            f"the learner did not send {len(missing)} parameters, among them {min(missing)}"
-        )
-    return export_checksum(checksums)
-
-
-def export_checksum(checksums: Sequence[str]) -> str:
+def export_checksum(checksums: Iterable[str]) -> str:
     """One checksum for a whole export, from those of its buckets in order."""
-    return hashlib.blake2b("".join(checksums).encode(), digest_size=16).hexdigest()
+    return xxhash.xxh3_128("".join(checksums).encode()).hexdigest()
+
+
+def _size(shape: Sequence[int], dtype: str) -> int:
+    itemsize: int = getattr(torch, dtype).itemsize
+    return math.prod(shape) * itemsize
 
 
 def _aligned(size: int) -> int:
     return -(-size // ALIGNMENT_BYTES) * ALIGNMENT_BYTES
-
-
-def _digest(
-    index: int,
-    total: int,
-    names: tuple[str, ...],
-    shapes: tuple[tuple[int, ...], ...],
-    dtypes: tuple[str, ...],
-    buffer: npt.NDArray[np.uint8],
-) -> str:
-    # Lists so that shapes which crossed a border as other sequences still give the same text.
-    header = repr((index, total, list(names), [list(map(int, s)) for s in shapes], list(dtypes)))
-    hasher = hashlib.blake2b(header.encode(), digest_size=16)
-    hasher.update(np.ascontiguousarray(buffer).data)
-    return hasher.hexdigest()

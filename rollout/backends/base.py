@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -221,7 +221,7 @@ class Backend(Protocol):
             DivergedError: Logits are not finite; the message names the task.
         """
 
-    def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+    def load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
         """Replace the weights; running sequences go on with the new ones.
 
         Returns:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -13,7 +13,8 @@ from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.state import DecodeState
 from cispo.policy.lightning.stepper import make_stepper
 from cispo.types import PolicyVersion
-from cispo.weights.buckets import WeightBucket, apply_buckets
+from cispo.weights.arrival import apply_buckets
+from cispo.weights.buckets import WeightBucket
 from rollout.backends.base import (
     EngineStatistics,
     Finished,
@@ -204,7 +205,7 @@ class LightningBackend:
         return finished
 
     @torch.inference_mode()
-    def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+    def load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
         """Replace the weights; running sequences go on with the new ones.
 
         Raises:

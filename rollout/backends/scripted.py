@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cispo.errors import ConfigError, WeightSyncError
+from cispo.errors import ConfigError
 from cispo.types import PolicyVersion, StopReason
 from rollout.backends.base import (
     EngineStatistics,
@@ -129,20 +129,18 @@ class ScriptedBackend:
         self._statistics.busy_seconds += time.perf_counter() - start
         return finished
 
-    def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+    def load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
         """Verify the buckets and take the version; there is no model to put them in.
 
         Raises:
             WeightSyncError: A bucket changed on the way or is missing.
         """
-        from cispo.weights.buckets import export_checksum  # imports torch, as the buckets did
+        from cispo.weights.arrival import Arrival  # imports torch, as the buckets did
 
-        for bucket in buckets:
-            bucket.verify()
-        if not buckets or len(buckets) != buckets[0].total:
-            raise WeightSyncError(f"{len(buckets)} weight buckets arrived, not all")
+        arrival = Arrival.of(buckets)
+        arrival.hold()
         self._version = version
-        return export_checksum([bucket.checksum for bucket in buckets])
+        return arrival.checksum
 
     def _stop_reason(self, playing: _Playing) -> StopReason | None:
         if playing.token_ids[-1] in self._stop.token_ids:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from torch.nn import functional as F
 
 from cispo.policy.hf import TransformersPolicy
 from cispo.types import PolicyVersion
-from cispo.weights.buckets import WeightBucket, apply_buckets
+from cispo.weights.arrival import apply_buckets
+from cispo.weights.buckets import WeightBucket
 from rollout.backends.base import (
     EngineStatistics,
     Finished,
@@ -143,7 +144,7 @@ class TransformersBackend:
         self._statistics.busy_seconds += time.perf_counter() - start
         return finished
 
-    def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+    def load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
         """Replace the weights; running sequences keep their cache and go on with the new ones.
 
         Raises:

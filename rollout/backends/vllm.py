@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cispo.errors import WeightSyncError
 from cispo.types import PolicyVersion, StopReason
-from cispo.weights.buckets import WeightBucket, export_checksum
+from cispo.weights.arrival import Arrival
+from cispo.weights.buckets import WeightBucket
 from rollout.backends.base import (
     EngineStatistics,
     Finished,
@@ -148,25 +148,23 @@ class VllmBackend:
         self._statistics.busy_seconds += time.perf_counter() - start
         return finished
 
-    def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+    def load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
         """Replace the weights and forget cached prompts; running sequences go on.
 
         Raises:
             WeightSyncError: The buckets are not all, or changed on the way.
         """
-        for bucket in buckets:
-            bucket.verify()
-        if not buckets or len(buckets) != buckets[0].total:
-            raise WeightSyncError(f"{len(buckets)} weight buckets arrived, not all")
+        arrival = Arrival.of(buckets)
+        arrival.hold()  # vLLM would go on with the half of a broken export
         tensors = [
             (name.removeprefix(_LEARNER_PREFIX), tensor)
-            for bucket in buckets
+            for bucket in arrival
             for name, tensor in bucket.tensors()
         ]
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
         self._engine.reset_prefix_cache()
         self._version = version
-        return export_checksum([bucket.checksum for bucket in buckets])
+        return arrival.checksum
 
     def _record(self, running: _Running, completion: Any) -> None:
         if not running.token_ids:

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from cispo.errors import WeightSyncError
+from cispo.weights.arrival import Arrival, apply_buckets
 from cispo.weights.buckets import (
     WeightBucket,
-    apply_buckets,
     export_checksum,
     exported_tensors,
     make_bucket,
@@ -143,3 +143,28 @@ def test_checksums_depend_on_every_byte_and_on_nothing_else() -> None:
     other = export(model(2))
     assert first[0].checksum != other[0].checksum
     assert np.shares_memory(first[0].buffer, next(first[0].tensors())[1].numpy())
+
+
+def test_a_held_arrival_was_verified_before_any_of_it_is_used_and_is_not_verified_again() -> None:
+    buckets = export(model(1))
+    target = model(2)
+    before = [parameter.clone() for parameter in target.parameters()]
+    buckets[-1].buffer[0] ^= 1
+    arrival = Arrival(iter(buckets))
+    with pytest.raises(WeightSyncError, match="has checksum"):
+        arrival.hold()
+    assert all(map(torch.equal, before, target.parameters()))
+    buckets[-1].buffer[0] ^= 1
+    arrival = Arrival(iter(buckets))
+    arrival.hold()
+    buckets[-1].buffer[0] ^= 1  # cannot happen any more, and is not looked for
+    assert apply_buckets(target, arrival) == export_checksum([b.checksum for b in buckets])
+
+
+def test_a_buffer_that_is_used_again_leaves_nothing_of_its_former_contents() -> None:
+    source = {"a": torch.arange(3, dtype=torch.uint8), "b": torch.ones(5)}
+    dirty = torch.full((1000,), 255, dtype=torch.uint8)
+    [reused] = to_buckets(source, max_bytes=10**6, allocate=lambda size: dirty[:size])
+    [fresh] = to_buckets(source, max_bytes=10**6)
+    assert reused.checksum == fresh.checksum
+    assert reused.num_bytes == reused.buffer.nbytes == 16 + 32

@@ -6,7 +6,8 @@ from torch import nn
 
 from cispo.errors import WeightSyncError
 from cispo.types import PolicyVersion
-from cispo.weights.buckets import apply_buckets, export_checksum, exported_tensors, to_buckets
+from cispo.weights.arrival import apply_buckets
+from cispo.weights.buckets import export_checksum, exported_tensors, to_buckets
 from cispo.weights.sync import Publisher, WeightExport
 
 
