@@ -1,19 +1,21 @@
 """Reward workers behind one verifier: the least loaded grades, the dead are replaced."""
 
 import asyncio
-from collections import deque
+import logging
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
 import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, RayTaskError
+from ray.exceptions import RayTaskError
 
 from cispo.arrivals import missing_after
 from cispo.config import RewardConfig, SandboxConfig
 from cispo.errors import CispoError, ConfigError
+from cispo.lost_actors import cause_of, is_lost
 from cispo.ports import Progress
-from cispo.types import Rollout, Task, Ungraded, Verdict
+from cispo.types import Metrics, Rollout, Task, Ungraded, Verdict
 from rewards.build import check_reward
 from rewards.handing_out import MOST_A_CALL, Asked, next_call
 from rewards.worker import start_worker
@@ -22,7 +24,8 @@ _PHASE = "reward workers"
 _ENOUGH = 8  # gradings with which a worker is busy; the others wait here
 _MOST_HELD = _ENOUGH + MOST_A_CALL - 1
 _GRACE_SECONDS = 60.0
-_LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
+_FAULTS = ("reward_worker_deaths", "reward_worker_hangs", "gradings_retried")
+_log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, slots=True)
@@ -62,6 +65,7 @@ class RewardPool:
         self._swe_limit_seconds = swe_limit_seconds or limit_seconds
         self._workers: list[_Worker] = []
         self._num_started = 0
+        self._faults: Counter[str] = Counter()
         self._waiting: deque[Asked] = deque()
         self._calls: set[asyncio.Task[None]] = set()
 
@@ -129,6 +133,11 @@ class RewardPool:
         loop.call_soon(self._hand_out)  # with those that are asked for at the same time
         return await asked.verdict
 
+    async def lap(self) -> Metrics:
+        """Return what went wrong since the last lap."""
+        faults, self._faults = self._faults, Counter()
+        return {f"faults/{kind}": float(faults[kind]) for kind in _FAULTS}
+
     def close(self) -> None:
         """End all workers."""
         for asked in self._waiting:
@@ -179,14 +188,16 @@ class RewardPool:
                 worker.handle.grade.remote(pairs), limit_seconds
             )
             return answers
-        except _LOST as error:
-            failure = f"{worker.name} died: {str(error).splitlines()[0]}"
-            self._replace(worker)
         except TimeoutError:
-            failure = f"{worker.name} gave no answer in {limit_seconds:.0f} s"
-            self._replace(worker)
+            failure = f"{worker.name} gave no answer in {limit_seconds:g} s"
+            self._replace(worker, "reward_worker_hangs", failure)
         except RayTaskError as error:
             failure = f"{worker.name} failed: {error.cause!r}"
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            failure = f"{worker.name} died: {cause_of(error)}"
+            self._replace(worker, "reward_worker_deaths", failure)
         return [failure] * len(gradings)
 
     def _settle(self, asked: Asked, answer: Verdict | BaseException | str) -> None:
@@ -197,6 +208,7 @@ class RewardPool:
             return
         asked.failures.append(answer if isinstance(answer, str) else repr(answer))
         if len(asked.failures) < self._max_attempts:
+            self._faults["gradings_retried"] += 1
             self._waiting.appendleft(asked)
         else:
             cause = f"after {self._max_attempts} attempts: {asked.failures[-1]}"
@@ -206,10 +218,12 @@ class RewardPool:
         self._workers.append(_Worker(f"reward worker {self._num_started}", self._start_one()))
         self._num_started += 1
 
-    def _replace(self, worker: _Worker) -> None:
+    def _replace(self, worker: _Worker, fault: str, failure: str) -> None:
         """Start another in its place, once, however many calls it takes down."""
         if worker not in self._workers:
             return
+        self._faults[fault] += 1
+        _log.warning("%s; another worker starts in its place", failure)
         self._workers.remove(worker)
         self._kill(worker.handle)
         self._add()

@@ -15,11 +15,15 @@ from cispo.types import PolicyVersion, Rollout, StopReason, Task
 from rollout.agents import Agents
 from rollout.backends.base import EngineStatistics, Finished, Request, SamplingParams
 from rollout.driver import Engine, EngineDriver
+from rollout.pulse import Pulse
 from rollout.routes import joined_routes
 from rollout.text import before_stop
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
+
+WATCH = "watch"
+"""Ray's name of the thread in which `pulse` answers, however much the actor has to do."""
 
 
 class RolloutActor:
@@ -87,6 +91,11 @@ class RolloutActor:
     async def statistics(self) -> EngineStatistics:
         """What the engine has done since it started."""
         return (await self._started().load()).statistics
+
+    @ray.method(concurrency_group=WATCH)  # type: ignore[untyped-decorator]
+    async def pulse(self) -> Pulse:
+        """Whether the engine has work and moves; answered from a thread of its own."""
+        return self._started().pulse()
 
     def _started(self) -> EngineDriver:
         assert self._driver is not None, f"{self._name} was not started"

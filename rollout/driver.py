@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from cispo.types import PolicyVersion
 from rollout.backends.base import Backend, EngineStatistics, Finished, Increment, Request
+from rollout.pulse import Pulse
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
@@ -88,6 +89,7 @@ class EngineDriver:
         self._score = engine.score
         self._thread = thread
         self._num_jobs = 0
+        self._num_moves = 0
         self._pages_peak = 0
         self._load_seconds = 0.0
         self._running: dict[int, _Running] = {}
@@ -168,6 +170,10 @@ class EngineDriver:
         """Return how busy the engine is."""
         return await self._job(self._measure)
 
+    def pulse(self) -> Pulse:
+        """Return at once whether there is work and whether it moves; from any thread."""
+        return Pulse(len(self._running) or int(self._num_jobs > 0), self._num_moves)
+
     def close(self) -> None:
         """Let the engine's thread end."""
         self._thread.shutdown(wait=False)
@@ -193,6 +199,7 @@ class EngineDriver:
         """Step until there is something to tell or another job waits; in the engine's thread."""
         while True:
             finished = self._backend.step()
+            self._num_moves += 1
             self._pages_peak = max(self._pages_peak, self._backend.statistics.pages_used)
             increments = self._backend.increments() if is_streaming else []
             events: list[Event] = [*increments, *finished]
@@ -236,6 +243,7 @@ class EngineDriver:
             return await asyncio.get_running_loop().run_in_executor(self._thread, call, *args)
         finally:
             self._num_jobs -= 1
+            self._num_moves += 1
 
 
 async def _events(inbox: asyncio.Queue[Event | Exception], *, count: int) -> AsyncIterator[Event]:

@@ -6,22 +6,27 @@ import asyncio
 import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
 import ray
 
 from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig, SandboxConfig
 from cispo.errors import RolloutError
+from cispo.lost_actors import is_lost
 from cispo.ports import Progress, RolloutEngine
 from cispo.types import Metrics, PolicyVersion, Rollout, Task
+from rollout.actor_source import ActorSource
 from rollout.backends.base import EngineStatistics
 from rollout.driver import Engine
 from rollout.engine_metrics import engine_metrics
 from rollout.engines import build_engine
-from rollout.roster import LOST, Roster
+from rollout.roster import Member, Roster
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
+
+_FAULTS = ("engine_deaths", "engine_hangs", "engine_failed_starts", "requests_retried")
 
 
 class RolloutPool:
@@ -45,7 +50,8 @@ class RolloutPool:
         self._max_sequences = max_sequences
         self._num_retried = 0
         self._counted: dict[str, EngineStatistics] = {}
-        self._mishaps: Counter[str] = Counter()
+        self._faults: Counter[str] = Counter()
+        self._last_attempt = asyncio.Lock()
 
     @classmethod
     async def start(
@@ -82,7 +88,13 @@ class RolloutPool:
         progress: Progress | None = None,
     ) -> RolloutPool:
         """Start actors around engines of any make; see `start`."""
-        roster = Roster(make_engine, rollout, startup_seconds=startup_seconds, sandbox=sandbox)
+        roster = Roster(
+            ActorSource(make_engine, rollout, sandbox),
+            num_actors=rollout.num_actors,
+            max_attempts=rollout.max_attempts,
+            startup_seconds=startup_seconds,
+            stall_seconds=rollout.stall_seconds,
+        )
         try:
             await roster.start(progress)
         except BaseException:
@@ -106,32 +118,49 @@ class RolloutPool:
     async def sample_as(
         self, task: Task, count: int, *, seed: int, sampling: SamplingConfig
     ) -> Sequence[Rollout]:
-        """Sample on the least loaded actor, and on another one when that dies.
+        """Sample on the least loaded actor, and on another one when that is lost.
+
+        All requests of a lost actor are suspects. A task in its last attempt is therefore alone in
+        that: the one that is named in the end was there each time, and the last time without
+        another suspect that had been.
 
         Raises:
-            RolloutError: `max_attempts` actors died of it, or none is left.
+            RolloutError: `max_attempts` actors were lost with it, or none is left.
         """
-        deaths: list[str] = []
-        while len(deaths) < self._max_attempts:
-            member = await self._roster.least_loaded()
-            member.outstanding += count
-            call = member.handle.sample.remote(task, count, seed=seed, sampling=sampling)
-            try:
-                rollouts: Sequence[Rollout] = await call
+        losses: list[str] = []
+        while len(losses) < self._max_attempts:
+            is_last = 0 < len(losses) == self._max_attempts - 1
+            async with self._last_attempt if is_last else nullcontext():
+                member = await self._roster.least_loaded()
+                rollouts = await self._sample_on(member, task, count, seed, sampling)
+            if not isinstance(rollouts, str):
                 return rollouts
-            except LOST as error:
-                deaths.append(f"{member.name} ({type(error).__name__})")
-                self._num_retried += 1
-                self._roster.replace(member)
-            except asyncio.CancelledError:
-                ray.cancel(call)
-                raise
-            finally:
-                member.outstanding -= count
+            losses.append(rollouts)
+            self._num_retried += len(losses) < self._max_attempts
         raise RolloutError(
-            f"no rollouts for task {task.task_id}: {', '.join(deaths)} died of it, and "
-            f"rollout.max_attempts={self._max_attempts}"
+            f"no rollouts for task {task.task_id}: all actors that sampled it were lost, and "
+            f"rollout.max_attempts={self._max_attempts}: {'; '.join(losses)}"
         )
+
+    async def _sample_on(
+        self, member: Member, task: Task, count: int, seed: int, sampling: SamplingConfig
+    ) -> Sequence[Rollout] | str:
+        """Return the rollouts, or how the actor was lost."""
+        call = member.handle.sample.remote(task, count, seed=seed, sampling=sampling)
+        member.outstanding += count
+        try:
+            rollouts: Sequence[Rollout] = await call
+        except asyncio.CancelledError:
+            self._roster.cancel(call)
+            raise
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            return self._roster.lose(member, error)
+        finally:
+            member.outstanding -= count
+        member.num_lost_before = 0
+        return rollouts
 
     async def load_weights(
         self, version: PolicyVersion, buckets: Sequence[WeightBucket | ray.ObjectRef]
@@ -159,8 +188,8 @@ class RolloutPool:
             for member, result in zip(members, results, strict=True):
                 if isinstance(result, str):
                     checksums[member.name] = result
-                elif isinstance(result, LOST):
-                    self._roster.replace(member)
+                elif is_lost(result):
+                    self._roster.lose(member, result)
                 else:
                     raise result
         return checksums
@@ -174,18 +203,16 @@ class RolloutPool:
         for member, result in zip(members, results, strict=True):
             if isinstance(result, EngineStatistics):
                 now[member.name] = result
-            elif not isinstance(result, LOST):
+            elif is_lost(result):
+                self._roster.lose(member, result)
+            else:
                 raise result
         described = engine_metrics(now, self._counted, max_sequences=self._max_sequences)
         self._counted = now
-        mishaps = Counter(
-            replaced_actors=self._roster.num_replaced,
-            retried_requests=self._num_retried,
-            failed_starts=len(self._roster.failures),
-        )
-        for name, count in mishaps.items():
-            described[f"engine/{name}"] = float(count - self._mishaps[name])
-        self._mishaps = mishaps
+        faults = self._roster.faults + Counter(requests_retried=self._num_retried)
+        for kind in _FAULTS:
+            described[f"faults/{kind}"] = float(faults[kind] - self._faults[kind])
+        self._faults = faults
         return {**described, "engine/actors": float(len(now))}
 
     def stop(self) -> None:

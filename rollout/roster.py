@@ -1,36 +1,41 @@
-"""Keeps the rollout actors alive: starts them, names those that are missing, replaces the dead."""
+"""Keeps the rollout actors alive: starts them, names those that are missing, replaces the lost."""
 
 from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Sequence
+import logging
+from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import ray
-from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError
+from typing import Any, Protocol
 
 from cispo.arrivals import missing_after
-from cispo.config import RolloutConfig, SandboxConfig
 from cispo.errors import RolloutError
+from cispo.lost_actors import cause_of, is_lost
 from cispo.ports import Progress
 from cispo.types import PolicyVersion
-from rollout.actor import RolloutActor
-from rollout.driver import Engine
-
-LOST = (RayActorError, NodeDiedError, OutOfMemoryError)
-"""What a call raises when its actor is gone or out of reach."""
+from rollout.pulse import until_stalled
 
 _PHASE = "rollout actors"
-_MAX_REQUESTS = 4096
-_ENVIRONMENT = {
-    # One thread an actor: two threads on a busy machine cost 4 to 5 times more CPU time.
-    "OMP_NUM_THREADS": "1",
-    # A row of a matrix product then does not depend on how many rows there are.
-    "MKL_CBWR": "AUTO,STRICT",
-    "TOKENIZERS_PARALLELISM": "false",
-}
+_REASONS_TOLD = 3
+_log = logging.getLogger(__name__)
+
+
+class Source(Protocol):
+    """Where actors come from; see `rollout.actor_source`."""
+
+    def create(self, name: str) -> Any:
+        """Ask for an actor and return its handle; it may not be there yet."""
+
+    def kill(self, handle: Any) -> None:
+        """End an actor; its calls fail at once."""
+
+    def cancel(self, call: Any) -> None:
+        """Tell an actor that nobody waits for a call any more."""
+
+    def wants(self) -> str:
+        """Say what an actor needs and what there is."""
 
 
 @dataclass(slots=True, eq=False)
@@ -42,42 +47,59 @@ class Member:
         handle: Ray's handle of a `RolloutActor`.
         outstanding: Rollouts that it was asked for and has not delivered.
         version: Weights that it has, None for those that it loaded from disk.
+        num_lost_before: Actors in its place that were lost in a row, none of which delivered.
+        loss: How it was lost; empty while it lives.
+        watch: Looks whether it hangs.
     """
 
     name: str
     handle: Any
     outstanding: int = 0
     version: PolicyVersion | None = None
+    num_lost_before: int = 0
+    loss: str = ""
+    watch: asyncio.Task[None] | None = None
 
 
 class Roster:
     """The living actors of a pool; a new one joins only with the newest weights.
 
+    A place whose actors are lost `max_attempts` times in a row before one delivers stays vacant
+    until the next weights, with which it is tried again. The pool goes on with the others.
+
     Args:
-        make_engine: Builds an engine inside an actor.
-        rollout: Numbers of actors, their resources, and how often a start is tried.
+        source: Where actors come from.
+        num_actors: Places.
+        max_attempts: Starts of an actor, and losses in a row, until its place is left vacant.
         startup_seconds: Wall time that an actor may take to start.
-        sandbox: Where agentic tasks act; None takes the defaults.
+        stall_seconds: Wall time without a step after which a busy actor hangs; 0 waits for ever.
+
+    Attributes:
+        members: The living, in the order in which they joined.
+        faults: How often what went wrong: `engine_deaths`, `engine_hangs`, `engine_failed_starts`.
     """
 
     def __init__(
         self,
-        make_engine: Callable[[], Engine],
-        rollout: RolloutConfig,
+        source: Source,
         *,
+        num_actors: int,
+        max_attempts: int,
         startup_seconds: float,
-        sandbox: SandboxConfig | None = None,
+        stall_seconds: float,
     ) -> None:
-        self._make_engine = make_engine
-        self._rollout = rollout
+        self._source = source
+        self._num_actors = num_actors
+        self._max_attempts = max_attempts
         self._startup_seconds = startup_seconds
-        self._sandbox = sandbox
+        self._stall_seconds = stall_seconds
         self._numbers = itertools.count()
         self._arriving: dict[asyncio.Task[None], str] = {}
         self._weights: tuple[PolicyVersion, Sequence[Any]] | None = None
+        self._reasons: deque[str] = deque(maxlen=_REASONS_TOLD)
+        self._is_up = False
         self.members: list[Member] = []
-        self.failures: list[str] = []
-        self.num_replaced = 0
+        self.faults: Counter[str] = Counter()
 
     async def start(self, progress: Progress | None) -> None:
         """Start all actors and wait for them.
@@ -86,10 +108,10 @@ class Roster:
             RolloutError: Some could not start; the message names them.
             ConfigError: The engine cannot be built as configured.
         """
-        for _ in range(self._rollout.num_actors):
-            self._bring_up()
+        self._fill_vacancies()
         starting = {name: arriving for arriving, name in self._arriving.items()}
         await missing_after(starting, phase=_PHASE, progress=progress)
+        self._is_up = True
 
     async def least_loaded(self) -> Member:
         """Return the actor with the fewest outstanding rollouts, waiting for one if need be.
@@ -99,23 +121,19 @@ class Roster:
         """
         while not self.members:
             if not self._arriving:
-                raise RolloutError(f"no rollout actor is left: {'; '.join(self.failures)}")
+                raise RolloutError(f"no rollout actor is left: {'; '.join(self._reasons)}")
             await asyncio.wait(self._arriving, return_when=asyncio.FIRST_COMPLETED)
         return min(self.members, key=lambda member: member.outstanding)
 
-    def replace(self, member: Member) -> None:
-        """Start another actor in the place of a lost one."""
-        if member not in self.members:
-            return
-        self.members.remove(member)
-        # It may only be out of reach, and would then hold on to its resources.
-        ray.kill(member.handle)
-        self.num_replaced += 1
-        self._bring_up()
+    def lose(self, member: Member, error: BaseException) -> str:
+        """Replace an actor that a call found dead; returns how it was lost."""
+        self._replace(member, "engine_deaths", f"died: {cause_of(error)}")
+        return f"{member.name} {member.loss}"
 
     def announce(self, version: PolicyVersion, buckets: Sequence[Any]) -> None:
         """Remember the newest weights, for `load` and for those who join later."""
         self._weights = (version, buckets)
+        self._fill_vacancies()
 
     async def load(self, member: Member) -> str:
         """Give one actor the newest weights and return its checksum of them."""
@@ -125,62 +143,107 @@ class Roster:
         member.version = version
         return checksum
 
+    def cancel(self, call: Any) -> None:
+        """Tell an actor that nobody waits for a call any more."""
+        self._source.cancel(call)
+
     def stop(self) -> None:
         """Kill all actors."""
         for arriving in self._arriving:
             arriving.cancel()
         for member in self.members:
-            ray.kill(member.handle)
+            self._end(member)
         self.members.clear()
 
-    def _bring_up(self) -> None:
+    def _replace(self, member: Member, fault: str, loss: str) -> None:
+        """Do so once, however many notice the loss."""
+        if member not in self.members:
+            return
+        self.members.remove(member)
+        member.loss = loss
+        self.faults[fault] += 1
+        self._end(member)  # it may only be out of reach, and would hold on to its resources
+        num_lost = member.num_lost_before + 1
+        if num_lost <= self._max_attempts:
+            _log.warning("%s %s; another actor starts in its place", member.name, loss)
+            self._bring_up(num_lost)
+        else:
+            self._give_up(
+                f"{member.name} {loss}, as did the {num_lost - 1} before it, and none delivered"
+            )
+
+    def _fill_vacancies(self) -> None:
+        for _ in range(self._num_actors - len(self.members) - len(self._arriving)):
+            self._bring_up(0)
+
+    def _bring_up(self, num_lost_before: int) -> None:
         name = f"rollout-{next(self._numbers)}"
-        arriving = asyncio.create_task(self._join(name), name=name)
+        arriving = asyncio.create_task(self._join(name, num_lost_before), name=name)
         self._arriving[arriving] = name
         arriving.add_done_callback(self._arrived)
 
     def _arrived(self, arriving: asyncio.Task[None]) -> None:
-        name = self._arriving.pop(arriving)
+        self._arriving.pop(arriving)
         if not arriving.cancelled() and (error := arriving.exception()) is not None:
-            self.failures.append(f"{name}: {error}")
+            self.faults["engine_failed_starts"] += 1
+            self._give_up(str(error))
 
-    async def _join(self, name: str) -> None:
-        attempts = self._rollout.max_attempts
+    def _give_up(self, reason: str) -> None:
+        self._reasons.append(reason)
+        if self._is_up:
+            _log.warning("%s; its place stays vacant until the next weights", reason)
+
+    async def _join(self, name: str, num_lost_before: int) -> None:
+        attempts = self._max_attempts
         for attempt in range(1, attempts + 1):
             try:
-                self.members.append(await self._ready_member(name))
+                member = await self._ready_member(name)
+            except Exception as error:
+                if not is_lost(error):
+                    raise
+                cause = cause_of(error)
+                if attempt == attempts:
+                    raise RolloutError(
+                        f"rollout actor {name} died in each of {attempts} starts, the last time: "
+                        f"{cause}"
+                    ) from error
+                self.faults["engine_failed_starts"] += 1
+                _log.warning("%s died in start %d of %d: %s", name, attempt, attempts, cause)
+            else:
+                member.num_lost_before = num_lost_before
+                self.members.append(member)
+                if self._stall_seconds:
+                    member.watch = asyncio.create_task(self._watch(member), name=f"watch {name}")
                 return
-            except LOST as error:
-                self.failures.append(f"{name} died in start {attempt} of {attempts}: {error}")
-        raise RolloutError(f"rollout actor {name} died in each of {attempts} starts")
+
+    async def _watch(self, member: Member) -> None:
+        try:
+            stall = await until_stalled(member.handle.pulse.remote, seconds=self._stall_seconds)
+        except Exception as error:
+            if not is_lost(error):
+                raise
+            self.lose(member, error)
+        else:
+            self._replace(member, "engine_hangs", f"hung: {stall}")
 
     async def _ready_member(self, name: str) -> Member:
-        member = Member(name, self._create(name))
+        member = Member(name, self._source.create(name))
         try:
-            await asyncio.wait_for(member.handle.start.remote(), self._startup_seconds)
-            while self._weights is not None and member.version != self._weights[0]:
-                await self.load(member)
+            async with asyncio.timeout(self._startup_seconds):
+                await member.handle.start.remote()
+                while self._weights is not None and member.version != self._weights[0]:
+                    await self.load(member)
         except BaseException as error:
-            ray.kill(member.handle)
+            self._source.kill(member.handle)
             if isinstance(error, TimeoutError):
-                raise RolloutError(self._not_ready(name)) from error
+                raise RolloutError(
+                    f"rollout actor {name} was not ready after {self._startup_seconds:g} s; "
+                    f"{self._source.wants()}"
+                ) from error
             raise
         return member
 
-    def _create(self, name: str) -> Any:
-        actor = ray.remote(RolloutActor).options(
-            num_cpus=self._rollout.num_cpus,
-            num_gpus=self._rollout.num_gpus,
-            max_concurrency=_MAX_REQUESTS,
-            runtime_env={"env_vars": _ENVIRONMENT},
-        )
-        return actor.remote(name, self._make_engine, self._rollout.agent, self._sandbox)
-
-    def _not_ready(self, name: str) -> str:
-        free = ray.available_resources()
-        return (
-            f"rollout actor {name} was not ready after {self._startup_seconds:g} s; it needs "
-            f"rollout.num_cpus={self._rollout.num_cpus:g} and "
-            f"rollout.num_gpus={self._rollout.num_gpus:g}, the cluster has "
-            f"{free.get('CPU', 0.0):g} CPUs and {free.get('GPU', 0.0):g} GPUs free"
-        )
+    def _end(self, member: Member) -> None:
+        if member.watch is not None and member.watch is not asyncio.current_task():
+            member.watch.cancel()
+        self._source.kill(member.handle)

@@ -18,7 +18,11 @@ class RolloutConfig:
         max_sequences: Sequences that one actor decodes at once.
         num_cpus: CPUs that Ray reserves for an actor.
         num_gpus: GPUs that Ray reserves for an actor.
-        max_attempts: Actors on which a request is tried before the run stops.
+        max_attempts: Actors on which a request is tried before the run stops; also starts of an
+            actor, and losses in a row of actors that delivered nothing, before one is given up.
+        stall_seconds: Wall time without a step of the engine after which an actor with work to do
+            hangs and is replaced; more than any one step takes, however long rollouts are. 0 waits
+            for ever.
         sampling: The behaviour policy's sampling in training.
         repetition_tokens: Stop after this many consecutive tokens above `repetition_probability`; 0
             never stops.
@@ -42,6 +46,7 @@ class RolloutConfig:
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     max_attempts: int = 3
+    stall_seconds: float = 300.0
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     repetition_tokens: int = 3000
     repetition_probability: float = 0.99
@@ -63,6 +68,12 @@ class RolloutConfig:
             self.max_sequences >= 1, "rollout.max_sequences", self.max_sequences, "must be >= 1"
         )
         require(self.max_attempts >= 1, "rollout.max_attempts", self.max_attempts, "must be >= 1")
+        require(
+            self.stall_seconds >= 0,
+            "rollout.stall_seconds",
+            self.stall_seconds,
+            "must be >= 0; 0 waits for ever",
+        )
         require(
             self.prefix_cache_bytes >= 0,
             "rollout.prefix_cache_bytes",

@@ -10,6 +10,7 @@ from cispo.types import Rollout, Task, Ungraded, Verdict
 from rewards.pool import RewardPool
 from tests.fakes import graded, make_rollout, make_task
 
+DEATH = "It died.\n\tpid: 7\nThe actor is dead because its worker process has died."
 Pairs = Sequence[tuple[Task, Rollout]]
 Behaviour = Callable[[Pairs], Awaitable[Sequence[Verdict | BaseException]]]
 
@@ -58,17 +59,21 @@ async def test_an_answer_that_kills_its_workers_takes_no_other_down() -> None:
     async def dies_of_poison(pairs: Pairs) -> Sequence[Verdict | BaseException]:
         calls.append([rollout.text for _, rollout in pairs])
         if "poison" in calls[-1]:
-            raise RayActorError
+            raise RayActorError(error_msg=DEATH)
         return await well(pairs)
 
     pool = Pool(dies_of_poison)
     one, poison, zero = await pool.grade("1", "poison", "0")
     assert rewards([one, zero]) == [1.0, 0.0]
     assert isinstance(poison, Ungraded)
-    assert "after 3 attempts: reward worker 2 died" in poison.cause
+    assert poison.cause == ("after 3 attempts: reward worker 2 died: its worker process has died")
     assert calls[0] == ["1", "poison", "0"]
     assert all(len(call) == 1 for call in calls[1:])
     assert len(pool.killed) == pool.pool.num_replaced == 3
+    faults = await pool.pool.lap()
+    assert faults["faults/reward_worker_deaths"] == 3
+    assert faults["faults/gradings_retried"] == 4  # all three once, and the poison once more
+    assert not any((await pool.pool.lap()).values())
 
 
 async def test_what_one_grading_raises_is_its_own_failure() -> None:
@@ -86,13 +91,28 @@ async def test_what_one_grading_raises_is_its_own_failure() -> None:
     assert pool.killed == []
 
 
-async def test_a_worker_that_hangs_is_replaced_and_its_gradings_are_made_elsewhere() -> None:
+async def test_a_worker_that_hangs_is_replaced_and_its_gradings_are_made_elsewhere(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async def hangs(_: Pairs) -> Sequence[Verdict | BaseException]:
         return await asyncio.Future()
 
     pool = Pool(hangs, well, seconds=0.05)
     assert rewards(await pool.grade("1", "0", "1")) == [1.0, 0.0, 1.0]
     assert len(pool.killed) == 1
+    assert (await pool.pool.lap())["faults/reward_worker_hangs"] == 1
+    assert caplog.messages == [
+        "reward worker 0 gave no answer in 0.05 s; another worker starts in its place"
+    ]
+
+
+async def test_workers_that_all_hang_leave_a_rollout_ungraded_with_the_reason() -> None:
+    async def hangs(_: Pairs) -> Sequence[Verdict | BaseException]:
+        return await asyncio.Future()
+
+    pool = Pool(hangs, seconds=0.05)
+    (verdict,) = await pool.grade("1")
+    assert verdict == Ungraded(cause="after 3 attempts: reward worker 2 gave no answer in 0.05 s")
 
 
 async def test_an_error_that_nobody_foresaw_reaches_those_who_wait_and_no_others() -> None:

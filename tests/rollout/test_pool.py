@@ -109,11 +109,11 @@ async def test_a_pool_samples_publishes_and_survives_the_death_of_an_actor(tmp_p
         assert [r.task_id for r in group] == [f"task-{i}"] * 4
 
     first_lap, second_lap = await pool.lap(), await pool.lap()
-    assert first_lap["engine/replaced_actors"] == 1
-    assert first_lap["engine/retried_requests"] == 3
+    assert first_lap["faults/engine_deaths"] == 1
+    assert first_lap["faults/requests_retried"] == 3
     assert first_lap["engine/sampled_tokens"] > 0
     assert first_lap["time/engine_load_seconds"] > 0
-    assert second_lap["engine/replaced_actors"] == second_lap["engine/sampled_tokens"] == 0
+    assert second_lap["faults/engine_deaths"] == second_lap["engine/sampled_tokens"] == 0
     await until(lambda: len(pool._roster.members) == 2, what="the replacement joins")
     found = await pool.load_weights(PolicyVersion(2), buckets(4))
     assert sorted(found) == [second.name, "rollout-2"]
