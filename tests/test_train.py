@@ -1,3 +1,4 @@
+import asyncio
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ from tests.fakes import (
     make_rollout,
     make_task,
 )
+from tests.waiting import until
 
 STDLIB_ONLY = ("cispo.train", "cispo.stream", "cispo.diagnostics", "cispo.evaluate")
 
@@ -297,6 +299,58 @@ async def test_an_error_of_the_engine_ends_the_run() -> None:
     with pytest.raises(RolloutError, match="no actor left"):
         await run.train(updates_per_iteration=1, evaluate_every=-1, checkpoint_every=0)
     assert [step for step, _ in run.tracker.lines] == [1]
+
+
+def stop_after_the_first_update(run: Run) -> None:
+    async def ask() -> None:
+        run.parts.stop.ask("SIGTERM")
+
+    run.learner.on_step = ask
+
+
+async def test_a_stop_while_learning_completes_the_iteration_and_keeps_it() -> None:
+    run = Run(iterations=4)
+    stop_after_the_first_update(run)
+    done = await run.train(updates_per_iteration=2, evaluate_every=1, checkpoint_every=0)
+    assert done == 1
+    first = ["take", "step 4", "step 4", "publish", "release", "evaluate", "log 1", "save 1"]
+    assert run.journal.calls == ["publish", "evaluate", "log 0", *first]
+    assert run.journal.saved == [(1, 2, 4)]
+
+
+async def test_a_stop_while_sampling_gives_it_up_and_keeps_what_was_learned() -> None:
+    def latency(task_id: str) -> float:
+        return 600.0 if int(task_id.removeprefix("task-")) >= 8 else 0.0
+
+    run = Run(iterations=4, max_staleness=1, engine=FakeEngine(latency=latency))
+
+    training = asyncio.create_task(
+        run.train(updates_per_iteration=1, evaluate_every=-1, checkpoint_every=0)
+    )
+    await until(lambda: run.journal.calls[-2:] == ["log 2", "take"], what="the third sampling")
+    run.parts.stop.ask("SIGTERM")
+    assert await training == 2
+    assert run.journal.saved == [(2, 3, 8)]
+    assert run.engine.num_active == 0
+
+
+async def test_a_stop_after_a_checkpoint_writes_no_second_one() -> None:
+    run = Run(iterations=4)
+    stop_after_the_first_update(run)
+    assert await run.train(updates_per_iteration=1, evaluate_every=-1, checkpoint_every=1) == 1
+    assert run.journal.saved == [(1, 2, 4)]
+
+
+async def test_a_stop_before_the_first_iteration_leaves_nothing() -> None:
+    run = Run(iterations=4)
+    run.parts.stop.ask("SIGTERM")
+    assert await run.train(updates_per_iteration=1, evaluate_every=-1, checkpoint_every=1) == 0
+    assert run.journal.calls == ["publish"]
+
+
+async def test_a_run_that_is_not_stopped_says_that_all_is_done() -> None:
+    run = Run(iterations=2)
+    assert await run.train(updates_per_iteration=1, evaluate_every=-1, checkpoint_every=0) == 2
 
 
 async def test_progress_shows_every_phase_from_start_to_finish() -> None:
