@@ -43,3 +43,15 @@ class LearnerError(CispoError):
 
 class CheckpointError(CispoError):
     """A checkpoint is missing, incomplete, or belongs to another run."""
+
+
+class StalledError(CispoError):
+    """Nothing happened for too long; the message names what was waited for, and its age."""
+
+
+class LearnerLostError(LearnerError):
+    """Ranks of the learner died or hung; it can start again from its last checkpoint."""
+
+
+class RunFolderError(CispoError):
+    """What a run needs to go on cannot be written to its folder."""

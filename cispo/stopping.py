@@ -26,7 +26,7 @@ class StopRequest:
         self._asked.set()
 
     async def unless_asked(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what the work returns; or cancel it and return None as soon as a stop is asked for.
+        """Return what the work returns; or cancel it and return None once a stop is asked for.
 
         Work that is done is never thrown away.
 

@@ -8,12 +8,13 @@ fail to compose them.
 from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
 from cispo.config.export import ExportConfig
 from cispo.config.judge import JudgeConfig
-from cispo.config.learner import LearnerConfig, OptimizerConfig
+from cispo.config.learner import LearnerConfig, Offload, OptimizerConfig
 from cispo.config.objective import AdvantageKind, ObjectiveConfig, ObjectiveKind, TokenWeighting
 from cispo.config.policy import PolicyConfig, SamplingConfig
 from cispo.config.run import RunConfig, SftConfig, TrackingConfig
 from cispo.config.sandbox import SandboxConfig
 from cispo.config.tasks import EvaluationConfig, SourceConfig, TasksConfig
+from cispo.config.watchdog import WatchdogConfig
 
 __all__ = [
     "AdvantageKind",
@@ -24,6 +25,7 @@ __all__ = [
     "LearnerConfig",
     "ObjectiveConfig",
     "ObjectiveKind",
+    "Offload",
     "OptimizerConfig",
     "PolicyConfig",
     "RewardConfig",
@@ -36,4 +38,5 @@ __all__ = [
     "TasksConfig",
     "TokenWeighting",
     "TrackingConfig",
+    "WatchdogConfig",
 ]

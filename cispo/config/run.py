@@ -9,6 +9,7 @@ from cispo.config.policy import PolicyConfig
 from cispo.config.require import require
 from cispo.config.sandbox import SandboxConfig
 from cispo.config.tasks import EvaluationConfig, TasksConfig
+from cispo.config.watchdog import WatchdogConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -52,6 +53,8 @@ class RunConfig:
         checkpoint_every: Iterations between checkpoints; 0 writes only the last.
         keep_checkpoints: Newest checkpoints that are kept.
         resume: Run folder or checkpoint to continue from.
+        max_restarts: Times in a row that the learner starts again from the last checkpoint after
+            ranks were lost, without a new checkpoint in between; 0 ends the run at once.
     """
 
     name: str = "run"
@@ -66,6 +69,7 @@ class RunConfig:
     checkpoint_every: int = 10
     keep_checkpoints: int = 2
     resume: str | None = None
+    max_restarts: int = 3
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -76,11 +80,12 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    watchdog: WatchdogConfig = field(default_factory=WatchdogConfig)
 
     def __post_init__(self) -> None:
         for key in ("iterations", "tasks_per_iteration", "group_size", "updates_per_iteration"):
             require(getattr(self, key) >= 1, key, getattr(self, key), "must be >= 1")
-        for key in ("max_staleness", "checkpoint_every", "seed"):
+        for key in ("max_staleness", "checkpoint_every", "seed", "max_restarts"):
             require(getattr(self, key) >= 0, key, getattr(self, key), "must be >= 0")
         require(
             self.group_size >= 2,

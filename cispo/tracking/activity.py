@@ -78,11 +78,20 @@ class Activity:
             return self._clock() - self._last_event
 
     def waits(self) -> list[str]:
-        """A line for each phase under way: its count, its age, and what it waits for."""
+        """A line for each phase under way: its count, its age, and what it waits for.
+
+        Between two phases there is none; the line then names the one before.
+        """
         now = self._clock()
-        return [
+        phases = self.phases()
+        under_way = [
             f"{p.name} {p.done}/{p.total} for {p.seconds(now):.0f} s"
             + (f": {p.waiting}" if p.waiting else "")
-            for p in self.phases()
+            for p in phases
             if p.ended is None
         ]
+        if under_way:
+            return under_way
+        ended = max(phases, key=lambda p: p.ended or p.started, default=None)
+        after = "since the start" if ended is None else f"after {ended.name}"
+        return [f"what comes {after}, for {self.quiet_seconds():.0f} s"]

@@ -95,12 +95,9 @@ class LiveConsole:
         for _ in range(3):
             table.add_column(justify="right", min_width=9)
         table.add_row(*self._whole_run())
-        waits = []
         for phase in self.progress.phases():
             table.add_row(*_row(phase, now))
-            if phase.ended is None and phase.waiting:
-                text = Text(f"{phase.name} waits for {phase.waiting}", style="yellow")
-                waits.append(text)
+        waits = [Text(f"waiting: {wait}", style="yellow") for wait in self.progress.waits()]
         title = f"{self._name}  {duration(now - self._began)}"
         return Stack(Rule(title, style="dim", align="left"), table, *waits)
 

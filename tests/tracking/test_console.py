@@ -73,7 +73,15 @@ def test_activity_knows_counts_ages_and_waits() -> None:
     assert activity.waits() == ["sample 3/32 for 12 s: task-4 (grading 12 s)"]
     assert activity.quiet_seconds() == 7
     activity.finish("sample")
-    assert activity.waits() == []
+    clock.now += 3
+    assert activity.waits() == ["what comes after sample, for 3 s"]
+
+
+def test_before_the_first_phase_the_start_is_what_is_waited_for() -> None:
+    clock = Clock()
+    activity = Activity(clock)
+    clock.now += 2
+    assert activity.waits() == ["what comes since the start, for 2 s"]
 
 
 def make_plain(clock: Clock) -> tuple[PlainConsole, io.StringIO]:
@@ -170,7 +178,8 @@ def test_a_terminal_shows_bars_rates_time_left_and_waits() -> None:
     assert shown["iterations"] == ["10/40", "eta", "1:00"]
     assert shown["evaluate"] == ["8/8", "2.0/s", "4.0", "s"]
     assert lines[-2][-4:] == ["16/32", "4.0/s", "eta", "0:04"]
-    assert " ".join(lines[-1]) == "sample waits for task-7 [x] (sampling 4 s)"
+    waiting = "waiting: sample 16/32 for 4 s: task-7 [x] (sampling 4 s)"
+    assert " ".join(lines[-1]) == waiting
 
 
 def test_the_live_panel_comes_and_goes() -> None:
