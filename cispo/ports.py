@@ -35,8 +35,8 @@ class RolloutEngine(Protocol):
         """
 
 
-class EngineMeter(Protocol):
-    """Counts what the rollout engine does, for the log."""
+class Meter(Protocol):
+    """Counts what a part does, for the log."""
 
     async def lap(self) -> Metrics:
         """Return what it did since the last lap; an actor that is lost is left out."""

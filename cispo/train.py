@@ -13,10 +13,10 @@ from cispo.diagnostics import describe, in_task_order, speeds
 from cispo.phases import Phases
 from cispo.ports import (
     Checkpoints,
-    EngineMeter,
     Evaluator,
     GroupStream,
     Learner,
+    Meter,
     Progress,
     Tracker,
     WeightSync,
@@ -34,7 +34,7 @@ class Parts:
     Attributes:
         weights: Publishes the learner's weights to the engine.
         stream: Delivers judged groups.
-        meter: Counts what the engine does.
+        meter: Counts what the parts do.
         advantages: Turns the groups of an iteration into one tuple of samples a group.
         learner: Takes optimizer steps.
         tracker: Records metrics and rollouts.
@@ -46,7 +46,7 @@ class Parts:
 
     weights: WeightSync
     stream: GroupStream
-    meter: EngineMeter
+    meter: Meter
     advantages: Advantages
     learner: Learner
     tracker: Tracker

@@ -10,6 +10,8 @@ from cispo.checkpoint import Checkpoints
 from cispo.config import AdvantageKind, RunConfig
 from cispo.evaluate import HeldOutEvaluator
 from cispo.learner.group import LearnerGroup
+from cispo.meters import Meters
+from cispo.overlap import WorkTimes
 from cispo.ports import Progress, Tracker
 from cispo.stream import OrderedStream
 from cispo.train import Parts
@@ -36,7 +38,8 @@ async def build_parts(
         CispoError: Some did not start; the message names them.
     """
     async with AsyncExitStack() as stack:
-        learner, engine, verifier = await _start_actors(cfg, stack, progress)
+        work = WorkTimes(num_engines=cfg.rollout.num_actors)
+        learner, engine, verifier = await _start_actors(cfg, stack, work, progress)
         stream = OrderedStream(
             tasks.training,
             engine,
@@ -64,7 +67,7 @@ async def build_parts(
         yield Parts(
             weights=Publisher(learner, engine, version=resume.published_before),
             stream=stream,
-            meter=engine,
+            meter=Meters(engine, verifier, work),
             advantages=partial(advantages, kind=AdvantageKind(cfg.objective.advantage)),
             learner=learner,
             tracker=tracker,
@@ -75,7 +78,7 @@ async def build_parts(
 
 
 async def _start_actors(
-    cfg: RunConfig, stack: AsyncExitStack, progress: Progress
+    cfg: RunConfig, stack: AsyncExitStack, work: WorkTimes, progress: Progress
 ) -> tuple[LearnerGroup, RolloutPool, RewardPool]:
     seconds = cfg.cluster.startup_seconds
     async with asyncio.TaskGroup() as starting:
@@ -88,6 +91,7 @@ async def _start_actors(
                 seed=cfg.seed,
                 startup_seconds=seconds,
                 progress=progress,
+                work=work,
             )
         )
         engine = starting.create_task(
@@ -97,6 +101,7 @@ async def _start_actors(
                 startup_seconds=seconds,
                 sandbox=cfg.sandbox,
                 progress=progress,
+                work=work,
             )
         )
         verifier = starting.create_task(

@@ -14,6 +14,7 @@ import ray
 from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig, SandboxConfig
 from cispo.errors import RolloutError
 from cispo.lost_actors import is_lost
+from cispo.overlap import WorkTimes
 from cispo.ports import Progress, RolloutEngine
 from cispo.types import Metrics, PolicyVersion, Rollout, Task
 from rollout.actor_source import ActorSource
@@ -30,7 +31,7 @@ _FAULTS = ("engine_deaths", "engine_hangs", "engine_failed_starts", "requests_re
 
 
 class RolloutPool:
-    """A `RolloutEngine` and its `EngineMeter` over Ray actors; build it with `RolloutPool.start`.
+    """A `RolloutEngine` and its `Meter` over Ray actors; build it with `RolloutPool.start`.
 
     A request goes whole to one actor, so that its prompt is computed once.
 
@@ -39,15 +40,23 @@ class RolloutPool:
         sampling: How `sample` samples.
         max_attempts: Actors on which a request is tried.
         max_sequences: Sequences that one actor decodes at once.
+        work: Told when actors have requests under way.
     """
 
     def __init__(
-        self, roster: Roster, sampling: SamplingConfig, *, max_attempts: int, max_sequences: int
+        self,
+        roster: Roster,
+        sampling: SamplingConfig,
+        *,
+        max_attempts: int,
+        max_sequences: int,
+        work: WorkTimes | None = None,
     ) -> None:
         self._roster = roster
         self._sampling = sampling
         self._max_attempts = max_attempts
         self._max_sequences = max_sequences
+        self._work = work or WorkTimes()
         self._num_retried = 0
         self._counted: dict[str, EngineStatistics] = {}
         self._faults: Counter[str] = Counter()
@@ -62,6 +71,7 @@ class RolloutPool:
         startup_seconds: float,
         sandbox: SandboxConfig | None = None,
         progress: Progress | None = None,
+        work: WorkTimes | None = None,
     ) -> RolloutPool:
         """Start all actors and wait until each has built its engine.
 
@@ -75,6 +85,7 @@ class RolloutPool:
             startup_seconds=startup_seconds,
             sandbox=sandbox,
             progress=progress,
+            work=work,
         )
 
     @classmethod
@@ -86,6 +97,7 @@ class RolloutPool:
         startup_seconds: float,
         sandbox: SandboxConfig | None = None,
         progress: Progress | None = None,
+        work: WorkTimes | None = None,
     ) -> RolloutPool:
         """Start actors around engines of any make; see `start`."""
         roster = Roster(
@@ -105,6 +117,7 @@ class RolloutPool:
             rollout.sampling,
             max_attempts=rollout.max_attempts,
             max_sequences=rollout.max_sequences,
+            work=work,
         )
 
     def with_sampling(self, sampling: SamplingConfig) -> RolloutEngine:
@@ -149,7 +162,8 @@ class RolloutPool:
         call = member.handle.sample.remote(task, count, seed=seed, sampling=sampling)
         member.outstanding += count
         try:
-            rollouts: Sequence[Rollout] = await call
+            with self._work.engine(member.name):
+                rollouts: Sequence[Rollout] = await call
         except asyncio.CancelledError:
             self._roster.cancel(call)
             raise

@@ -3,24 +3,30 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError, RayTaskError
+from ray.exceptions import RayError
 
 from cispo.arrivals import missing_after
 from cispo.config import LearnerConfig, ObjectiveConfig, PolicyConfig
-from cispo.errors import CispoError, LearnerError
+from cispo.errors import LearnerError
 from cispo.learner.actor import LearnerActor
 from cispo.learner.build import build_policy
+from cispo.learner.losses import hung, names_of, raise_worst
+from cispo.naming import naming
+from cispo.overlap import WorkTimes
 from cispo.policy.base import Policy
 from cispo.ports import Progress
+from cispo.stacks import Dump
 from cispo.types import Metrics, PolicyVersion, Sample
 from cispo.weights.sync import WeightExport
 
 _PHASE = "start learner"
+_PHASES = {"step": "learn", "save": "checkpoint", "export_weights": "publish"}
 _GRACE_SECONDS = 30.0
 """After one rank failed the others have this long to say why, before the message is written."""
 
@@ -36,10 +42,26 @@ class LearnerGroup:
 
     Args:
         ranks: Ray's handles of `LearnerActor`s that have started, by rank.
+        work: Told when they take a step.
+        progress: Told which ranks are waited for.
+        step_seconds: Wall time that they have for one call; 0 is without end.
+        dump: Dumps the stacks of all processes, for the message about ranks that hang.
     """
 
-    def __init__(self, ranks: Sequence[Any]) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[Any],
+        *,
+        work: WorkTimes | None = None,
+        progress: Progress | None = None,
+        step_seconds: float = 0.0,
+        dump: Callable[[], Dump] | None = None,
+    ) -> None:
         self._ranks = ranks
+        self._work = work or WorkTimes()
+        self._progress = progress
+        self._step_seconds = step_seconds
+        self._dump = dump
 
     @classmethod
     async def start(
@@ -52,6 +74,8 @@ class LearnerGroup:
         seed: int,
         startup_seconds: float = 180.0,
         progress: Progress | None = None,
+        work: WorkTimes | None = None,
+        dump: Callable[[], Dump] | None = None,
     ) -> "LearnerGroup":
         """Start all ranks and wait until they have built the policy and met.
 
@@ -63,6 +87,8 @@ class LearnerGroup:
             seed: Seed of a new model's weights.
             startup_seconds: Wall time that the start may take.
             progress: Told which ranks are waited for.
+            work: Told when they take a step.
+            dump: Dumps the stacks of all processes, for the message about ranks that hang.
 
         Raises:
             LearnerError: Ranks were not ready in time, or died; the message names them.
@@ -75,6 +101,8 @@ class LearnerGroup:
             temperature=temperature,
             startup_seconds=startup_seconds,
             progress=progress,
+            work=work,
+            dump=dump,
         )
 
     @classmethod
@@ -87,6 +115,8 @@ class LearnerGroup:
         temperature: float,
         startup_seconds: float = 180.0,
         progress: Progress | None = None,
+        work: WorkTimes | None = None,
+        dump: Callable[[], Dump] | None = None,
     ) -> "LearnerGroup":
         """Start ranks around a policy of any make; see `start`."""
         actor = ray.remote(LearnerActor).options(
@@ -95,7 +125,13 @@ class LearnerGroup:
             runtime_env={"env_vars": _environment(learner)},
         )
         deadline = time.monotonic() + startup_seconds
-        group = cls([actor.remote(rank) for rank in range(learner.num_ranks)])
+        group = cls(
+            [actor.remote(rank) for rank in range(learner.num_ranks)],
+            work=work,
+            progress=progress,
+            step_seconds=learner.step_seconds,
+            dump=dump,
+        )
         try:
             address = [group._ranks[0].address.remote()]
             (host, port), *_ = await group._ready(address, deadline, progress)
@@ -116,10 +152,12 @@ class LearnerGroup:
 
         Raises:
             DivergedError: A number is not finite; the weights are unchanged.
-            LearnerError: A rank is lost.
+            LearnerLostError: Ranks died or hang; the message names them.
+            LearnerError: A rank failed otherwise.
         """
         shared = ray.put(samples)  # once for all ranks; each takes its share
-        metrics: Metrics = (await self._on_all("step", shared))[0]
+        with self._work.learner():
+            metrics: Metrics = (await self._on_all("step", shared))[0]
         return metrics
 
     async def save(self, folder: Path) -> None:
@@ -147,11 +185,32 @@ class LearnerGroup:
     async def _on_all(self, method: str, *arguments: Any) -> list[Any]:
         calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]
         waits = [asyncio.ensure_future(call) for call in calls]
-        await asyncio.wait(waits, return_when=asyncio.FIRST_EXCEPTION)
-        if any(wait.done() and wait.exception() for wait in waits):
-            await asyncio.wait(waits, timeout=_GRACE_SECONDS)
-            _raise_worst(waits, method)
+        async with self._named(method, waits):
+            done, late = await asyncio.wait(
+                waits, return_when=asyncio.FIRST_EXCEPTION, timeout=self._step_seconds or None
+            )
+            if any(wait.exception() for wait in done):
+                await asyncio.wait(waits, timeout=_GRACE_SECONDS)
+                raise_worst(_errors(waits), len(waits), method)
+        if late:
+            dump = await asyncio.to_thread(self._dump) if self._dump else None
+            ranks = [rank for rank, wait in enumerate(waits) if wait in late]
+            raise hung(ranks, len(waits), method, seconds=self._step_seconds, dump=dump)
         return [wait.result() for wait in waits]
+
+    def _named(
+        self, method: str, waits: Sequence[asyncio.Future[Any]]
+    ) -> AbstractAsyncContextManager[None]:
+        if self._progress is None:
+            return nullcontext()
+        began = time.monotonic()
+
+        def describe() -> str:
+            ranks = [rank for rank, wait in enumerate(waits) if not wait.done()]
+            age = time.monotonic() - began
+            return f"learner {names_of(ranks)} ({method} {age:.0f} s)" if ranks else ""
+
+        return naming(self._progress, _PHASES.get(method, method), describe)
 
     async def _ready(
         self, calls: Sequence[Any], deadline: float, progress: Progress | None
@@ -164,7 +223,7 @@ class LearnerGroup:
             )
         except RayError:
             await asyncio.wait(waits, timeout=1.0)
-            _raise_worst(waits, "start")
+            raise_worst(_errors(waits), len(waits), "start")
         if missing:
             raise LearnerError(
                 f"learner {', '.join(missing)} of {len(self._ranks)} not ready in time; "
@@ -180,27 +239,10 @@ def _environment(learner: LearnerConfig) -> dict[str, str]:
     return {**_ENVIRONMENT, **accelerator, "OMP_NUM_THREADS": threads}
 
 
-def _raise_worst(waits: Sequence[asyncio.Future[Any]], method: str) -> NoReturn:
-    """Raise what explains a failure best: a verdict of our own, else the dead, else any error.
-
-    When one rank dies its peers fail too, with "connection reset" from the collective they were in.
-    """
-    errors = {
+def _errors(waits: Sequence[asyncio.Future[Any]]) -> dict[int, BaseException]:
+    """What the ranks that have answered failed with, by rank."""
+    return {
         rank: error
         for rank, wait in enumerate(waits)
         if wait.done() and (error := wait.exception()) is not None
     }
-    for error in errors.values():
-        cause = error.cause if isinstance(error, RayTaskError) else error
-        if isinstance(cause, CispoError):
-            raise cause from None
-    dead = [str(rank) for rank, error in errors.items() if isinstance(error, RayActorError)]
-    if dead:
-        raise LearnerError(
-            f"learner rank {', '.join(dead)} of {len(waits)} died during {method}; "
-            "continue from the last checkpoint with resume="
-        ) from next(iter(errors.values()))
-    rank, error = next(iter(errors.items()))
-    raise LearnerError(
-        f"learner rank {rank} of {len(waits)} failed in {method}: {error}"
-    ) from error
