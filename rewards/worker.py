@@ -1,6 +1,7 @@
 """The Ray actor around a verifier; it decides nothing."""
 
 import asyncio
+import os
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import ray
 
 from cispo.config import RewardConfig, SandboxConfig
+from cispo.stacks import offer_stacks
 from cispo.types import Rollout, Task, Verdict
 from rewards.build import BuiltVerifier, build_verifier
 
@@ -22,6 +24,7 @@ class RewardWorker:
 
     async def start(self) -> None:
         """Warm up and prove the sandbox; see `BuiltVerifier.start`."""
+        offer_stacks(f"reward worker {os.getpid()}")
         await self._built().start()
 
     async def grade(

@@ -11,6 +11,7 @@ from cispo.config import SamplingConfig, SandboxConfig
 from cispo.config.agent import AgentConfig
 from cispo.policy.chat import decode, render_prompt
 from cispo.seeding import stream_seed
+from cispo.stacks import offer_stacks
 from cispo.types import PolicyVersion, Rollout, StopReason, Task
 from rollout.agents import Agents
 from rollout.backends.base import EngineStatistics, Finished, Request, SamplingParams
@@ -56,6 +57,7 @@ class RolloutActor:
         A method and not the constructor, because an error raised there reaches nobody as itself.
         """
         if self._driver is None:
+            offer_stacks(self._name)
             self._driver = await EngineDriver.start(self._make_engine)
         return self._name
 
