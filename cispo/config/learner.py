@@ -1,8 +1,17 @@
 """Configuration of the optimizer and the learner."""
 
 from dataclasses import dataclass, field
+from enum import StrEnum
 
-from cispo.config.require import require
+from cispo.config.require import require, require_member
+
+
+class Offload(StrEnum):
+    """What of the learner rests in the CPU's memory instead of the GPU's."""
+
+    NONE = "none"
+    OPTIMIZER = "optimizer"
+    OPTIMIZER_AND_WEIGHTS = "optimizer_and_weights"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -46,7 +55,12 @@ class LearnerConfig:
         backend: `deepspeed`, or `local` for the reference in one process.
         num_ranks: Data-parallel processes.
         zero_stage: DeepSpeed's ZeRO stage, 0..3; bfloat16 needs >= 1.
+        offload: What rests in the CPU's memory, where AdamW then steps: `none`, `optimizer` (ZeRO
+            stages 1 to 3), `optimizer_and_weights` (stage 3).
         micro_batch_tokens: Tokens, prompts included, of one forward and backward pass of one rank.
+        step_seconds: Wall time that the ranks have for one optimizer step, save, restore or export
+            of weights; then those that have not answered hang, and the learner starts again. 0
+            waits for ever.
         num_cpus: CPUs that Ray reserves for a rank.
         num_gpus: GPUs that Ray reserves for a rank.
         optimizer: AdamW.
@@ -56,7 +70,9 @@ class LearnerConfig:
     backend: str = "deepspeed"
     num_ranks: int = 1
     zero_stage: int = 1
+    offload: str = Offload.NONE
     micro_batch_tokens: int = 8192
+    step_seconds: float = 3600.0
     num_cpus: float = 1.0
     num_gpus: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -71,7 +87,27 @@ class LearnerConfig:
         )
         require(self.num_ranks >= 1, "learner.num_ranks", self.num_ranks, "must be >= 1")
         require(
+            self.step_seconds >= 0,
+            "learner.step_seconds",
+            self.step_seconds,
+            "must be >= 0; 0 waits for ever",
+        )
+        require(
             0 <= self.zero_stage <= 3, "learner.zero_stage", self.zero_stage, "choose 0, 1, 2 or 3"
+        )
+        require_member(Offload, "learner.offload", self.offload)
+        least = {Offload.NONE: 0, Offload.OPTIMIZER: 1, Offload.OPTIMIZER_AND_WEIGHTS: 3}
+        require(
+            self.zero_stage >= least[Offload(self.offload)],
+            "learner.offload",
+            self.offload,
+            f"needs learner.zero_stage >= {least[Offload(self.offload)]}, not {self.zero_stage}",
+        )
+        require(
+            self.backend == "deepspeed" or self.offload == Offload.NONE,
+            "learner.offload",
+            self.offload,
+            f"learner.backend={self.backend} cannot; use none",
         )
         require(
             self.backend == "deepspeed" or self.num_ranks == 1,

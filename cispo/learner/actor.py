@@ -9,10 +9,12 @@ from typing import Protocol
 import ray
 import torch
 
-from cispo.config import LearnerConfig, ObjectiveConfig
+from cispo.config import LearnerConfig, ObjectiveConfig, Offload
 from cispo.learner.local import LocalLearner
+from cispo.learner.losses import process_name
 from cispo.learner.rule import update_rule
 from cispo.policy.base import Policy
+from cispo.stacks import offer_stacks
 from cispo.types import Metrics, PolicyVersion, Sample
 from cispo.weights.buckets import WeightBucket, export_checksum
 from cispo.weights.sync import WeightExport
@@ -63,6 +65,7 @@ class LearnerActor:
 
         A method and not the constructor, because an error raised there reaches nobody as itself.
         """
+        offer_stacks(process_name(self._rank))
         torch.set_num_threads(max(1, int(learner.num_cpus)))
         policy = make_policy()
         if learner.num_gpus:
@@ -79,10 +82,17 @@ class LearnerActor:
             self._learner: _Learner = LocalLearner(policy, rule, **optimizer)
             return
         # Imported here because it takes seconds, which the local learner does not owe.
-        from cispo.learner.deepspeed import DeepSpeedLearner, join_process_group
+        from cispo.learner.deepspeed import DeepSpeedLearner
+        from cispo.learner.engine import join_process_group
 
         join_process_group(rank=self._rank, num_ranks=learner.num_ranks, host=host, port=port)
-        self._learner = DeepSpeedLearner(policy, rule, zero_stage=learner.zero_stage, **optimizer)
+        self._learner = DeepSpeedLearner(
+            policy,
+            rule,
+            zero_stage=learner.zero_stage,
+            offload=Offload(learner.offload),
+            **optimizer,
+        )
 
     def step(self, samples: Sequence[Sample]) -> Metrics:
         """Take one optimizer step; see `cispo.ports.Learner`."""

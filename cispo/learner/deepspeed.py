@@ -1,8 +1,5 @@
 """The data-parallel learner on DeepSpeed: ZeRO stages 0 to 3, gloo or NCCL, float32 or bfloat16."""
 
-import importlib
-import logging
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,12 +10,16 @@ from torch import Tensor
 from torch.nn.utils import get_total_norm
 
 from cispo.batch.packing import Batch
+from cispo.config import Offload
 from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.learner.accumulate import accumulate
+from cispo.learner.engine import start_engine
+from cispo.learner.float_weights import FloatWeights
 from cispo.learner.optim import adamw, learning_rate, set_learning_rate
 from cispo.learner.rule import UpdateRule, micro_batches
 from cispo.learner.saved import read_note, write_note
 from cispo.learner.statistics import Statistics, metrics
+from cispo.learner.writer import Writer
 from cispo.policy.base import Policy, TokenScores
 from cispo.types import Metrics, Sample
 from cispo.weights.buckets import (
@@ -34,28 +35,6 @@ from cispo.weights.buckets import (
 _TAG = "deepspeed"
 
 
-def join_process_group(*, rank: int, num_ranks: int, host: str, port: int) -> None:
-    """Meet the other ranks; returns when all are there.
-
-    Call it once in a process whose environment holds DS_ACCELERATOR where that is to be forced.
-    """
-    local_rank = 0 if torch.cuda.is_available() else rank  # Ray shows a rank its own device only
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(num_ranks),
-        LOCAL_RANK=str(local_rank),
-        LOCAL_SIZE=str(num_ranks),
-        MASTER_ADDR=host,
-        MASTER_PORT=str(port),
-    )
-    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    # On CPU DeepSpeed would compile a shared-memory extension here, for minutes, for nothing.
-    vars(importlib.import_module("deepspeed.comm.torch"))["build_shm_op"] = lambda: None
-    deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False
-    )
-
-
 class DeepSpeedLearner:
     """One rank of a data-parallel learner; every method is called on all ranks alike.
 
@@ -63,6 +42,7 @@ class DeepSpeedLearner:
         policy: The policy pi, the same on all ranks.
         rule: How samples become a gradient.
         zero_stage: ZeRO stage, 0..3.
+        offload: What rests in the CPU's memory; the optimizer needs stage >= 1, weights stage 3.
         lr: Learning rate after warm-up.
         beta1: Decay of AdamW's first moment.
         beta2: Decay of its second moment.
@@ -82,6 +62,7 @@ class DeepSpeedLearner:
         rule: UpdateRule,
         *,
         zero_stage: int,
+        offload: Offload = Offload.NONE,
         lr: float,
         beta1: float,
         beta2: float,
@@ -100,24 +81,22 @@ class DeepSpeedLearner:
         self._rule = rule
         self._lr = lr
         self._warmup_steps = warmup_steps
-        self._engine, self._optimizer, _, _ = deepspeed.initialize(
-            model=policy.eval(),  # dropout would make pi another policy than mu
-            optimizer=adamw(
-                parameters,
-                lr=lr,
-                beta1=beta1,
-                beta2=beta2,
-                eps=eps,
-                weight_decay=weight_decay,
-            ),
-            dist_init_required=False,
-            config=_engine_config(
-                zero_stage=zero_stage,
-                is_bfloat16=self._dtype == torch.bfloat16,
-                max_grad_norm=max_grad_norm,
-                num_weights=sum(p.numel() for p in parameters),
-            ),
+        self._float_weights = FloatWeights(policy)
+        optimizer = adamw(
+            parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
         )
+        self._engine, self._optimizer = start_engine(
+            policy,
+            optimizer,
+            zero_stage=zero_stage,
+            offload=offload,
+            max_grad_norm=max_grad_norm,
+        )
+        self._float_weights.adopt()
+        self._writer = Writer()
+        self._engine.checkpoint_engine = self._writer
+        # Scripts beside a checkpoint, which is read without them, and one more write that may fail.
+        self._engine._copy_recovery_script = lambda _: None
         self._num_steps = 0
         self._fresh_version: int | None = None
 
@@ -150,6 +129,7 @@ class DeepSpeedLearner:
         if fault is not None:
             raise DivergedError(f"optimizer step {self._num_steps} was not taken: {fault}")
         assert norm is not None
+        self._float_weights.refresh()
         self._num_steps += 1
         self._fresh_version = None
         self._sum_over_ranks(statistics)
@@ -169,10 +149,10 @@ class DeepSpeedLearner:
         yields, but all must exhaust the iterator.
         """
         self._fresh_version = version
-        parameters = exported_tensors(self._engine.module)
+        parameters = exported_tensors(self._engine.module) | self._float_weights.by_name()
         is_partitioned = self._zero_stage == 3
         sizes = {
-            name: (p.ds_numel if is_partitioned else p.numel()) * p.element_size()  # type: ignore[attr-defined]
+            name: getattr(p, "ds_numel", p.numel()) * p.element_size()
             for name, p in parameters.items()
         }
         plan = plan_buckets(sizes, max_bytes=max_bytes)
@@ -187,10 +167,13 @@ class DeepSpeedLearner:
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer; see `cispo.ports.Learner`."""
+        self._writer.begin()
         self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
-        if self._rank == 0:
-            write_note(folder, num_steps=self._num_steps, **self._shape())
-        dist.barrier()
+        fault = self._writer.fault
+        if fault is None and self._rank == 0:
+            fault = write_note(folder, num_steps=self._num_steps, **self._shape())
+        if (fault := self.agree(fault)) is not None:
+            raise CheckpointError(fault)
 
     def restore(self, folder: Path) -> None:
         """Read what `save` wrote.
@@ -199,11 +182,12 @@ class DeepSpeedLearner:
             CheckpointError: It is incomplete, or comes from another backend, dtype, ZeRO stage or
                 number of ranks.
         """
-        num_steps = read_note(folder, **self._shape())
+        note = read_note(folder, **self._shape())
         loaded, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
         if loaded is None:
             raise CheckpointError(f"{folder / _TAG} is incomplete")
-        self._num_steps = num_steps
+        self._float_weights.refresh()
+        self._num_steps = note.num_steps
         self._fresh_version = None
 
     def forward(self, batch: Batch, *, temperature: float) -> TokenScores:
@@ -269,22 +253,3 @@ class DeepSpeedLearner:
             "zero_stage": self._zero_stage,
             "num_ranks": self._num_ranks,
         }
-
-
-def _engine_config(
-    *, zero_stage: int, is_bfloat16: bool, max_grad_norm: float, num_weights: int
-) -> dict[str, object]:
-    # DeepSpeed's default buckets are larger than a small model, and are allocated whole.
-    bucket = min(num_weights, 500_000_000)
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,  # `backward` sets the boundaries by hand
-        "gradient_clipping": max_grad_norm,
-        "bf16": {"enabled": is_bfloat16},
-        "zero_optimization": {
-            "stage": zero_stage,
-            "reduce_bucket_size": bucket,
-            "allgather_bucket_size": bucket,
-        },
-        "steps_per_print": 2**62,
-    }

@@ -26,7 +26,7 @@ def one_rank() -> Iterator[None]:
 @lru_cache(maxsize=1)
 def _joined() -> Mapping[str, str]:
     """Make the group, once: DeepSpeed cannot be given another one; returns the environment."""
-    from cispo.learner.deepspeed import join_process_group
+    from cispo.learner.engine import join_process_group
 
     with socket.socket() as probe:
         probe.bind(("", 0))

@@ -57,12 +57,21 @@ class MixtureOfExperts(nn.Module):
 
 
 class Router(nn.Module):
-    """Logits of the experts, in float32 at least whatever the model's dtype."""
+    """Logits of the experts, in float32 at least whatever the model's dtype.
+
+    Attributes:
+        exact: [E, d] float32 in the place of a narrower `weight`, which then only carries the
+            gradient; None where `weight` is meant.
+    """
 
     def __init__(self, hidden_size: int, num_experts: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(num_experts, hidden_size))
+        self.exact: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """Map tokens x [N, d] to logits [N, E]."""
-        return F.linear(widened(x), widened(self.weight))
+        weight = widened(self.weight)
+        if self.exact is not None:
+            weight = self.exact + (weight - weight.detach())
+        return F.linear(widened(x), weight)
