@@ -4,6 +4,9 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from cispo.errors import ConfigError
+from cispo.policy.ranks import Ranks
+
 
 class RouterLoad(NamedTuple):
     """How the T tokens of a packed row use the experts of L layers.
@@ -68,3 +71,18 @@ class Policy(nn.Module):
             ValueError: The routed experts are not this model's.
         """
         raise NotImplementedError
+
+    def share_rows(self, ranks: Ranks) -> None:
+        """From now on compute rows together with other ranks, each of them a piece.
+
+        All of them then call `forward` with the same row. It returns the scores of the whole row on
+        each; from the loss of these each gets its part of the gradient, and the sum over the ranks
+        is the whole.
+
+        Raises:
+            ConfigError: The policy cannot, or not with so many ranks.
+        """
+        raise ConfigError(
+            f"learner.sequence_parallel={ranks.size}: policy.backend=lightning can, not a "
+            f"{type(self).__name__}; set it to 1"
+        )

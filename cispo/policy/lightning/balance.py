@@ -8,7 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cispo.policy.lightning.exchange import summed
 from cispo.policy.lightning.experts import Routing
+from cispo.policy.ranks import Ranks
 
 
 class Balance(NamedTuple):
@@ -34,6 +36,19 @@ def balance_of(routing: Routing) -> Balance:
 def stacked(balances: Sequence[Balance]) -> Balance:
     """The balances of single layers as one, layers first."""
     return Balance(*(torch.stack(column) for column in zip(*balances, strict=True)))
+
+
+def over_ranks(balance: Balance, ranks: Ranks) -> Balance:
+    """The stacked balances of all ranks together, in one collective."""
+    width = balance.counts.shape[-1]
+    columns = (balance.counts, balance.probabilities, balance.entropy.unsqueeze(-1))
+    # counts are exact in float64
+    total = summed(torch.cat([column.double() for column in columns], dim=-1), ranks)
+    counts, probabilities, entropy = total.split_with_sizes((width, width, 1), dim=-1)
+    dtype = balance.probabilities.dtype
+    return Balance(
+        counts.detach().long(), probabilities.to(dtype), entropy.detach().squeeze(-1).to(dtype)
+    )
 
 
 def balance_loss(balance: Balance, *, num_tokens: int) -> Tensor:

@@ -23,8 +23,8 @@ def fla_attention(
     `chunk_simple_gla` with one constant decay a head is MiniMax's recurrence; the library's own
     `lightning_attn` has other decays.
     """
-    if len(qkv) == 0:  # no kernel starts without a token, so no state would be written
-        return qkv.new_empty(0, *qkv[0:1, :, 0].shape[1:]), initial_state
+    if len(qkv) == 0:  # no kernel starts without a token; the gradient still takes its way
+        return qkv[:, :, 0], initial_state
     attend = importlib.import_module("fla.ops.simple_gla").chunk_simple_gla
     q, k, v = _SecondDerivativeRefused.apply(qkv).unsqueeze(0).unbind(3)  # type: ignore[no-untyped-call]
     output, state = attend(

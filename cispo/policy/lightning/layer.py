@@ -13,14 +13,21 @@ from cispo.policy.lightning.moe import MixtureOfExperts
 from cispo.policy.lightning.norm import RmsNorm
 from cispo.policy.lightning.prefill import Prefill
 from cispo.policy.lightning.rotary import rotation
+from cispo.policy.lightning.shared_row import share_row
 from cispo.policy.lightning.softmax import SoftmaxAttention
+from cispo.policy.lightning.ulysses import heads_of_a_rank
 from cispo.policy.precision import widened
+from cispo.policy.ranks import Ranks
 
 
 class Packing:
     """Layouts and rotations of one packed row, shared by all layers.
 
+    Where ranks share the row, chunks, rotation and routes are those of this rank's piece, and the
+    buckets those of the whole row with the heads of one rank.
+
     Attributes:
+        row: The row that ranks share, or None.
         chunks: For lightning layers; missing where there are none, as are the others.
         queries: Buckets of the softmax layers' query heads.
         keys: Buckets of their key and value heads.
@@ -32,21 +39,35 @@ class Packing:
     """
 
     def __init__(
-        self, cu_seqlens: Tensor, config: LightningConfig, routed_experts: Tensor | None = None
+        self,
+        cu_seqlens: Tensor,
+        config: LightningConfig,
+        routed_experts: Tensor | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
-        self.routes = None if routed_experts is None else _routes(routed_experts, config)
+        self.row = None if ranks is None else share_row(cu_seqlens, ranks)
+        self.routes = None if routed_experts is None else self.own(_routes(routed_experts, config))
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         if LINEAR in config.layer_types:
-            self.chunks = chunk_layout(cu_seqlens, block=config.block_size, num_heads=heads)
+            starts = cu_seqlens if self.row is None else cu_seqlens.new_tensor(self.row.boundaries)
+            self.chunks = chunk_layout(starts, block=config.block_size, num_heads=heads)
         if FULL in config.layer_types:
+            if ranks is not None:
+                heads, kv_heads = heads_of_a_rank(heads, kv_heads, ranks.size)
             self.queries = bucket_layout(cu_seqlens, num_heads=heads)
             is_grouped = kv_heads != heads
             self.keys = (
                 bucket_layout(cu_seqlens, num_heads=kv_heads) if is_grouped else self.queries
             )
             self.rotation = rotation(
-                positions(cu_seqlens), rotary_dim=config.rotary_dim, theta=config.rope_theta
+                self.own(positions(cu_seqlens)),
+                rotary_dim=config.rotary_dim,
+                theta=config.rope_theta,
             )
+
+    def own(self, of_tokens: Tensor) -> Tensor:
+        """What this rank computes with of a tensor [T, ...]: all of it, or its piece."""
+        return of_tokens if self.row is None else of_tokens[self.row.tokens]
 
 
 class LightningLayer(nn.Module):
@@ -77,12 +98,15 @@ class LightningLayer(nn.Module):
         )
 
     def forward(self, x: Tensor, packing: Packing) -> tuple[Tensor, Balance | None]:
-        """Run packed tokens x [T, d]; return the residual stream and the balance of its router."""
+        """Run packed tokens x [T, d]; return the residual stream and the balance of its router.
+
+        Where ranks share the row, these are the tokens of this rank's piece.
+        """
         normed = self.input_layernorm(x)
         if self.is_linear:
-            y, _ = self.self_attn(normed, packing.chunks)
+            y, _ = self.self_attn(normed, packing.chunks, row=packing.row)
         else:
-            y = self.self_attn(normed, packing.rotation, packing.queries, packing.keys)
+            y = self.self_attn(normed, packing.rotation, packing.queries, packing.keys, packing.row)
         given = None if packing.routes is None else packing.routes[:, self.layer]
         x, routing = self._feed_forward(_residual(normed, y, self.attention_factors), given)
         return x, None if routing is None else balance_of(routing)

@@ -8,7 +8,9 @@ from cispo.policy.lightning.chunks import ChunkLayout
 from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.decay import layer_slopes
 from cispo.policy.lightning.norm import GatedRmsNorm
+from cispo.policy.lightning.passed_state import with_passed_state
 from cispo.policy.lightning.projection import Projection
+from cispo.policy.lightning.shared_row import SharedRow
 
 _INNER_NORM_EPS = 1e-6
 """The released checkpoint's class default; not `rms_norm_eps` of its config.json."""
@@ -40,9 +42,15 @@ class LightningAttention(nn.Module):
         *,
         initial_state: Tensor | None = None,
         return_state: bool = False,
+        row: SharedRow | None = None,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend over packed x [T, d] from states [S, H, D, D]; see `lightning_attention`."""
+        """Attend over packed x [T, d] from states [S, H, D, D]; see `lightning_attention`.
+
+        With a shared row x is this rank's piece, and the states come from the other ranks.
+        """
         qkv = self._qkv(x).view(len(x), self.num_heads, 3, self.head_dim)
+        if row is not None:
+            qkv, initial_state = with_passed_state(qkv, self.slopes, row)
         o, state = lightning_attention(
             qkv,
             self.slopes,

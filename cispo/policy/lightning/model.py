@@ -1,20 +1,25 @@
 """The lightning hybrid: chunked form for training and prefill, recurrent form for decoding."""
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cispo.errors import ConfigError
 from cispo.policy.base import Policy, RouterLoad, TokenScores
-from cispo.policy.lightning.balance import Balance, balance_loss, stacked
-from cispo.policy.lightning.config import LightningConfig
+from cispo.policy.lightning.balance import Balance, balance_loss, over_ranks, stacked
+from cispo.policy.lightning.config import FULL, LightningConfig
 from cispo.policy.lightning.layer import LightningLayer, Packing
 from cispo.policy.lightning.layout import pad_rows
 from cispo.policy.lightning.norm import RmsNorm
+from cispo.policy.lightning.piece_scores import score_row
 from cispo.policy.lightning.prefill import Prefill, plan_prefill
 from cispo.policy.lightning.recompute import recomputed
 from cispo.policy.lightning.state import DecodeState
 from cispo.policy.logprobs import ChunkedHead
 from cispo.policy.precision import widened
+from cispo.policy.ranks import Ranks
 
 _INVARIANT_ROWS = 16
 """From this many rows on, a float32 product on CPU gives a row the same bits in any company."""
@@ -83,9 +88,20 @@ class LightningModel(Policy):
         self.aux_loss_coef = config.router_aux_loss_coef if config.num_local_experts > 1 else 0.0
         self.model = LightningStack(config, kernels=kernels)
         self.lm_head = ChunkedHead(config.hidden_size, config.vocab_size)
+        self.ranks: Ranks | None = None
         if config.tie_word_embeddings:
             self.lm_head.weight = nn.Parameter(self.model.embed_tokens.weight)
             self.model.embed_tokens.weight = self.lm_head.weight
+
+    def share_rows(self, ranks: Ranks) -> None:
+        """Compute a piece of every row from now on; see `Policy.share_rows`."""
+        heads = self.config.num_attention_heads
+        if FULL in self.config.layer_types and heads % ranks.size:
+            raise ConfigError(
+                f"learner.sequence_parallel={ranks.size}: must divide the model's "
+                f"num_attention_heads={heads}, because its softmax layers share out heads"
+            )
+        self.ranks = ranks
 
     def forward(
         self,
@@ -97,13 +113,19 @@ class LightningModel(Policy):
         routed_experts: Tensor | None = None,
     ) -> TokenScores:
         """Score the action tokens of a packed row; see `Policy.forward`."""
-        hidden, balances = self.hidden(token_ids, cu_seqlens, routed_experts)
-        logprobs, entropy = self.lm_head(
+        packing = Packing(cu_seqlens, self.config, routed_experts, self.ranks)
+        hidden, balances = self._hidden(token_ids, packing)
+        score = (
+            self.lm_head if packing.row is None else partial(score_row, self.lm_head, packing.row)
+        )
+        logprobs, entropy = score(
             hidden, token_ids, action_mask, chunk=self.logprob_chunk, temperature=temperature
         )
         if not balances:
             return TokenScores(logprobs, entropy, logprobs.new_zeros(()))
         balance, T = stacked(balances), len(token_ids)
+        if self.ranks is not None:
+            balance = over_ranks(balance, self.ranks)
         aux_loss = balance_loss(balance, num_tokens=T).mean()
         load = RouterLoad(balance.counts, balance.entropy / T)
         return TokenScores(logprobs, entropy, aux_loss, load)
@@ -111,8 +133,15 @@ class LightningModel(Policy):
     def hidden(
         self, token_ids: Tensor, cu_seqlens: Tensor, routed_experts: Tensor | None = None
     ) -> tuple[Tensor, list[Balance]]:
-        """Final-normed hidden states [T, d] of packed sequences, and the routers' balances."""
-        x, balances = self.model(token_ids, Packing(cu_seqlens, self.config, routed_experts))
+        """Final-normed hidden states [T, d] of packed sequences, and the routers' balances.
+
+        Where ranks share the row, those of this rank's piece.
+        """
+        packing = Packing(cu_seqlens, self.config, routed_experts, self.ranks)
+        return self._hidden(token_ids, packing)
+
+    def _hidden(self, token_ids: Tensor, packing: Packing) -> tuple[Tensor, list[Balance]]:
+        x, balances = self.model(packing.own(token_ids), packing)
         return self.model.norm(x), balances
 
     @torch.no_grad()

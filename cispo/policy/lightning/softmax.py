@@ -1,5 +1,6 @@
 """Softmax attention with grouped queries, over packed sequences and over pages."""
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,6 +14,8 @@ from cispo.policy.lightning.pages import append, gather
 from cispo.policy.lightning.prefill import Prefill
 from cispo.policy.lightning.projection import Projection
 from cispo.policy.lightning.rotary import Rotation, rotate
+from cispo.policy.lightning.shared_row import SharedRow
+from cispo.policy.lightning.ulysses import attend_by_heads
 
 _QUERY_BLOCK = 128
 """Queries whose scores against a whole prompt exist at once."""
@@ -97,15 +100,26 @@ class SoftmaxAttention(nn.Module):
         They are operands: rounded to the weights' dtype.
         """
         dtype = self.q_proj.weight.dtype
-        q = self.q_proj(x).view(len(x), self.num_heads, -1)
-        k = self.k_proj(x).view(len(x), self.num_kv_heads, -1)
-        v = self.v_proj(x).view(len(x), self.num_kv_heads, -1)
+        q = self.q_proj(x).unflatten(1, (self.num_heads, -1))
+        k = self.k_proj(x).unflatten(1, (self.num_kv_heads, -1))
+        v = self.v_proj(x).unflatten(1, (self.num_kv_heads, -1))
         return rotate(q, by).to(dtype), rotate(k, by).to(dtype), v.to(dtype)
 
-    def forward(self, x: Tensor, by: Rotation, queries: BucketLayout, keys: BucketLayout) -> Tensor:
-        """Attend over packed x [T, d]; return the output [T, d]."""
-        q, k, v = self.project(x, by)
-        output = packed_attention(q, k, v, queries=queries, keys=keys)
+    def forward(
+        self,
+        x: Tensor,
+        by: Rotation,
+        queries: BucketLayout,
+        keys: BucketLayout,
+        row: SharedRow | None = None,
+    ) -> Tensor:
+        """Attend over packed x [T, d], or with a shared row over its piece; return the same shape.
+
+        The buckets are those of the whole row, and of as many heads as one rank attends with.
+        """
+        attend = partial(packed_attention, queries=queries, keys=keys)
+        heads = self.project(x, by)
+        output = attend(*heads) if row is None else attend_by_heads(*heads, attend, row)
         y: Tensor = self.o_proj(output.flatten(1))
         return y
 
