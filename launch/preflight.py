@@ -14,6 +14,7 @@ from cispo.types import Task
 from launch.admitting import cache_of, refused_tasks
 from launch.context import check_context
 from launch.resume import Resume, read_resume
+from launch.sharing import check_sharing
 from rewards.admission import NEEDS_ADMISSION
 from rewards.build import known_verifiers
 from sandboxes.build import build_sandbox, build_workspaces
@@ -43,6 +44,7 @@ def check_run(cfg: RunConfig) -> tuple[CheckedTasks, Resume]:
         CheckpointError: The checkpoint to resume from is missing, damaged, or another run's.
     """
     cfg.policy.path = check_policy_path(cfg.policy)
+    check_sharing(cfg.policy, cfg.learner.sequence_parallel)
     resume = read_resume(cfg.resume, asdict(cfg))
     if resume.iteration >= cfg.iterations:
         raise ConfigError(

@@ -53,11 +53,14 @@ class LearnerConfig:
 
     Attributes:
         backend: `deepspeed`, or `local` for the reference in one process.
-        num_ranks: Data-parallel processes.
+        num_ranks: Processes.
+        sequence_parallel: Ranks that share each row of tokens, for contexts that do not fit one;
+            divides `num_ranks`. 1 gives every rank rows of its own. Lightning models only.
         zero_stage: DeepSpeed's ZeRO stage, 0..3; bfloat16 needs >= 1.
         offload: What rests in the CPU's memory, where AdamW then steps: `none`, `optimizer` (ZeRO
             stages 1 to 3), `optimizer_and_weights` (stage 3).
-        micro_batch_tokens: Tokens, prompts included, of one forward and backward pass of one rank.
+        micro_batch_tokens: Tokens, prompts included, of one forward and backward pass of one rank,
+            or of the ranks that share a row.
         step_seconds: Wall time that the ranks have for one optimizer step, save, restore or export
             of weights; then those that have not answered hang, and the learner starts again. 0
             waits for ever.
@@ -69,6 +72,7 @@ class LearnerConfig:
 
     backend: str = "deepspeed"
     num_ranks: int = 1
+    sequence_parallel: int = 1
     zero_stage: int = 1
     offload: str = Offload.NONE
     micro_batch_tokens: int = 8192
@@ -114,6 +118,12 @@ class LearnerConfig:
             "learner.num_ranks",
             self.num_ranks,
             "learner.backend=local runs in one process; use deepspeed",
+        )
+        require(
+            self.sequence_parallel >= 1 and self.num_ranks % self.sequence_parallel == 0,
+            "learner.sequence_parallel",
+            self.sequence_parallel,
+            f"must divide learner.num_ranks={self.num_ranks}",
         )
         require(
             self.micro_batch_tokens >= 1,

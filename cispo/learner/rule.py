@@ -22,7 +22,8 @@ class UpdateRule:
         ratio_max: Upper bound of pi/mu, for the diagnostics.
         ratio_min: Lower bound of pi/mu, for the diagnostics.
         token_weighting: Which average over tokens.
-        micro_batch_tokens: Tokens, prompts included, of one forward and backward pass of one rank.
+        micro_batch_tokens: Tokens, prompts included, of one forward and backward pass of one rank,
+            or of the ranks that share a row.
         temperature: The temperature at which the engine samples; log pi is taken at it too.
         router_aux_loss_coef: Weight of the experts' balance loss.
     """
@@ -78,7 +79,8 @@ def micro_batches(
     """The micro-batches of one rank, equally many on every rank, and how well tokens fill them.
 
     Token weights are taken over all samples, so that they sum to one over all ranks. All ranks
-    make the same plan, and build the tensors of their own share only.
+    make the same plan, and build the tensors of their own share only. Ranks that share rows count
+    as one here.
     """
     plan = plan_passes(
         [len(sample.rollout.token_ids) for sample in samples],

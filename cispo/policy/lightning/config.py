@@ -148,6 +148,20 @@ class LightningConfig:
         """Experts that a token passes through in all layers together; 0 without routers."""
         return self.num_hidden_layers * self.num_experts_per_tok * (self.num_local_experts > 1)
 
+    def require_shareable(self, num_ranks: int) -> None:
+        """Check that so many ranks can compute rows together; see `cispo.policy.ranks`.
+
+        Raises:
+            ConfigError: They cannot divide the heads of the softmax layers.
+        """
+        require(
+            FULL not in self.layer_types or self.num_attention_heads % num_ranks == 0,
+            "learner.sequence_parallel",
+            num_ranks,
+            f"must divide the policy's num_attention_heads={self.num_attention_heads}, because "
+            "ranks share out the heads of softmax layers",
+        )
+
     @classmethod
     def from_dict(
         cls, values: Mapping[str, Any], *, where: str = "policy.architecture."

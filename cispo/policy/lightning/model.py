@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cispo.errors import ConfigError
 from cispo.policy.base import Policy, RouterLoad, TokenScores
 from cispo.policy.lightning.balance import Balance, balance_loss, over_ranks, stacked
-from cispo.policy.lightning.config import FULL, LightningConfig
+from cispo.policy.lightning.config import LightningConfig
 from cispo.policy.lightning.layer import LightningLayer, Packing
 from cispo.policy.lightning.layout import pad_rows
 from cispo.policy.lightning.norm import RmsNorm
@@ -95,12 +94,7 @@ class LightningModel(Policy):
 
     def share_rows(self, ranks: Ranks) -> None:
         """Compute a piece of every row from now on; see `Policy.share_rows`."""
-        heads = self.config.num_attention_heads
-        if FULL in self.config.layer_types and heads % ranks.size:
-            raise ConfigError(
-                f"learner.sequence_parallel={ranks.size}: must divide the model's "
-                f"num_attention_heads={heads}, because its softmax layers share out heads"
-            )
+        self.config.require_shareable(ranks.size)
         self.ranks = ranks
 
     def forward(

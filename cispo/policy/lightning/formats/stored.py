@@ -47,7 +47,7 @@ def open_model(folder: Path) -> StoredModel:
             or config.json leaves open what the model computes.
     """
     fields = read_fields(folder)
-    config = read_config(fields, where=str(folder / CONFIG))
+    config = stored_config(folder)
     entries = read_entries(folder)
     is_native = fields["model_type"] == NATIVE_TYPE
     layout = detect_layout(entries.keys(), is_native=is_native, where=str(folder))
@@ -55,6 +55,15 @@ def open_model(folder: Path) -> StoredModel:
         config = _with_slope_rule(config, entries, folder)
     parts = _parts(config, layout, entries, folder)
     return StoredModel(folder=folder, layout=layout, config=config, fields=fields, parts=parts)
+
+
+def stored_config(folder: Path) -> LightningConfig:
+    """Read the architecture from a folder's config.json alone.
+
+    Raises:
+        ConfigError: It is missing or bad.
+    """
+    return read_config(read_fields(folder), where=str(folder / CONFIG))
 
 
 def read_fields(folder: Path) -> dict[str, Any]:
