@@ -39,6 +39,7 @@ def ray_cluster(cluster: ClusterConfig, *, required_cpus: float) -> Iterator[Non
     import ray
 
     local = {
+        "address": "local",  # else Ray would join whatever cluster was last started on this machine
         "num_cpus": cluster.num_cpus or max(os.cpu_count() or 1, math.ceil(required_cpus)),
         "object_store_memory": cluster.object_store_bytes,
         "include_dashboard": False,
