@@ -97,6 +97,20 @@ async def test_a_killed_worker_costs_no_verdict_and_no_wrong_reward(pool: Reward
     assert len(pool.worker_handles) == 2
 
 
+async def test_a_worker_that_is_stopped_is_replaced_and_another_grades(
+    pool: RewardPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    stopped = pool._workers[0]
+    await pool.lap()
+    os.kill(await stopped.handle.__ray_call__.remote(lambda _: os.getpid()), signal.SIGSTOP)
+    monkeypatch.setattr(pool, "_limit_seconds", 5.0)
+    tasks, rollouts = tasks_and_rollouts(3)
+    verdict = await pool.grade(tasks[2], rollouts[2])  # a sum, so that others need no time for it
+    assert isinstance(verdict, Graded)
+    assert (await pool.lap())["faults/reward_worker_hangs"] == 1
+    assert f"{stopped.name} gave no answer in 5 s; another worker starts" in caplog.text
+
+
 def is_stopped_at_work(worker: int) -> bool:
     """Stop a worker, unless no program runs below it whose end it would have to tell."""
     os.kill(worker, signal.SIGSTOP)
