@@ -1,6 +1,7 @@
 """How long passes of attention take in one process, and what memory one pass takes in another.
 
     python -m benchmarks.attention_times --threads 1 --lengths 1024 4096 --peers transformers sdpa
+    python -m benchmarks.attention_times --flat --lengths 4096 16384 65536
     python -m benchmarks.attention_times --memory-of native --lengths 4096
 
 The last line that they print is JSON. These are parts of lightning_attention.py.
@@ -8,6 +9,7 @@ The last line that they print is JSON. These are parts of lightning_attention.py
 
 import argparse
 import json
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -32,6 +34,7 @@ LONGEST = {
 
 _LEAST_ROUNDS = {"native": 5, "torch": 2, "transformers": 1, "sdpa": 1, "fla": 1}
 _MOST_ROUNDS = 20
+_FLAT_ROUNDS = 5
 _SECONDS = 2.0  # for one implementation at one length, once it has had its least rounds
 Row = dict[str, Any]
 
@@ -137,6 +140,24 @@ def times(lengths: Sequence[int], peers: Sequence[str], threads: int) -> Row:
     return {"threads": threads, "gemm_gflops": peak / 1e9, "rows": rows}
 
 
+def flat_times(lengths: Sequence[int]) -> list[Row]:
+    """Time ours at all lengths by turns, so that no length has a quieter machine than another."""
+    torch.set_num_threads(1)
+    rows = []
+    for D in HEAD_SIZES:
+        cases = {T: inputs(T, D) for T in lengths}
+        best = {(name, T): math.inf for name in OURS for T in lengths}
+        for _ in range(_FLAT_ROUNDS):
+            for T, (qkv, grad) in cases.items():
+                for name, attend in implementations(qkv, ()).items():
+                    best[name, T] = min(best[name, T], once(attend, qkv, grad)[1])
+        rows += [
+            {"implementation": name, "head_size": D, "tokens": T, "us_per_token": 1e6 * taken / T}
+            for (name, T), taken in best.items()
+        ]
+    return rows
+
+
 def _tell(rows: list[Row], D: int, T: int, threads: int) -> None:
     for row in rows:
         if (row["head_size"], row["tokens"]) == (D, T):
@@ -175,10 +196,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--lengths", type=int, nargs="+", required=True)
     parser.add_argument("--peers", nargs="*", choices=tuple(LONGEST), default=())
+    parser.add_argument("--flat", action="store_true")
     parser.add_argument("--memory-of", choices=(*OURS, *LONGEST))
     options = parser.parse_args()
     if options.memory_of:
         print(json.dumps(memory(options.memory_of, options.lengths[0])))
+    elif options.flat:
+        print(json.dumps(flat_times(options.lengths)))
     else:
         print(json.dumps(times(options.lengths, options.peers, options.threads)))
 
