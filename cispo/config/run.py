@@ -108,6 +108,12 @@ class RunConfig:
             "DeepSpeed trains bfloat16 wrongly at stage 0; use 1, 2 or 3",
         )
         require(
+            self.policy.backend == "lightning" or self.learner.sequence_parallel == 1,
+            "learner.sequence_parallel",
+            self.learner.sequence_parallel,
+            f"policy.backend={self.policy.backend} cannot share a row among ranks; set it to 1",
+        )
+        require(
             not (self.policy.backend == "transformers" and self.rollout.backend == "lightning"),
             "rollout.backend",
             self.rollout.backend,

@@ -90,6 +90,7 @@ class LearnerActor:
             policy,
             rule,
             zero_stage=learner.zero_stage,
+            sequence_parallel=learner.sequence_parallel,
             offload=Offload(learner.offload),
             **optimizer,
         )

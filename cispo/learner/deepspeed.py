@@ -1,4 +1,4 @@
-"""The data-parallel learner on DeepSpeed: ZeRO stages 0 to 3, gloo or NCCL, float32 or bfloat16."""
+"""The parallel learner on DeepSpeed: ZeRO stages 0 to 3, gloo or NCCL, float32 or bfloat16."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +21,7 @@ from cispo.learner.saved import read_note, write_note
 from cispo.learner.statistics import Statistics, metrics
 from cispo.learner.writer import Writer
 from cispo.policy.base import Policy, TokenScores
+from cispo.policy.ranks import neighbouring_ranks
 from cispo.types import Metrics, Sample
 from cispo.weights.buckets import (
     Allocate,
@@ -36,12 +37,16 @@ _TAG = "deepspeed"
 
 
 class DeepSpeedLearner:
-    """One rank of a data-parallel learner; every method is called on all ranks alike.
+    """One rank of a parallel learner; every method is called on all ranks alike.
+
+    Consecutive ranks may share rows, each with a piece. They then have the same micro-batches, find
+    the same loss and measure the same; the gradient of each is a part, and all parts are summed.
 
     Args:
         policy: The policy pi, the same on all ranks.
         rule: How samples become a gradient.
         zero_stage: ZeRO stage, 0..3.
+        sequence_parallel: Ranks that share a row, which divide all ranks; see `Policy.share_rows`.
         offload: What rests in the CPU's memory; the optimizer needs stage >= 1, weights stage 3.
         lr: Learning rate after warm-up.
         beta1: Decay of AdamW's first moment.
@@ -53,7 +58,7 @@ class DeepSpeedLearner:
 
     Raises:
         ConfigError: bfloat16 at stage 0, where DeepSpeed takes a hidden first step without gradient
-            that shifts AdamW's bias correction.
+            that shifts AdamW's bias correction; or the policy cannot be shared by so many ranks.
     """
 
     def __init__(
@@ -62,6 +67,7 @@ class DeepSpeedLearner:
         rule: UpdateRule,
         *,
         zero_stage: int,
+        sequence_parallel: int = 1,
         offload: Offload = Offload.NONE,
         lr: float,
         beta1: float,
@@ -77,6 +83,9 @@ class DeepSpeedLearner:
             raise ConfigError("learner.zero_stage=0: bfloat16 needs stage 1, 2 or 3")
         self._rank = dist.get_rank()
         self._num_ranks = dist.get_world_size()
+        self._sequence_parallel = sequence_parallel
+        if sequence_parallel > 1:
+            policy.share_rows(neighbouring_ranks(sequence_parallel))
         self._zero_stage = zero_stage
         self._rule = rule
         self._lr = lr
@@ -109,8 +118,8 @@ class DeepSpeedLearner:
         batches, filling = micro_batches(
             samples,
             rule=self._rule,
-            rank=self._rank,
-            num_ranks=self._num_ranks,
+            rank=self._rank // self._sequence_parallel,
+            num_ranks=self._num_ranks // self._sequence_parallel,
             pads_rows=self._engine.module.pads_rows,
         )
         device = self._engine.device
@@ -238,13 +247,19 @@ class DeepSpeedLearner:
         )
 
     def _sum_over_ranks(self, statistics: Statistics) -> None:
-        if self._num_ranks > 1:
-            dist.all_reduce(statistics.sums)
-            dist.all_reduce(statistics.histogram)
-            if statistics.expert_counts.numel():
-                dist.all_reduce(statistics.expert_counts)
-                dist.all_reduce(statistics.router_entropy)
-            dist.all_reduce(statistics.maxima, op=dist.ReduceOp.MAX)
+        if self._num_ranks == 1:
+            return
+        for sums in (
+            statistics.sums,
+            statistics.histogram,
+            statistics.expert_counts,
+            statistics.router_entropy,
+        ):
+            if self._rank % self._sequence_parallel:
+                sums.zero_()  # the first of the ranks that share rows counts them for all
+            if sums.numel():
+                dist.all_reduce(sums)
+        dist.all_reduce(statistics.maxima, op=dist.ReduceOp.MAX)
 
     def _shape(self) -> dict[str, str | int]:
         return {
