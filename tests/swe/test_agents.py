@@ -1,7 +1,8 @@
 """Agentic tasks through the rollout actor: an engine speaks, a jail answers, the patch counts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
@@ -19,6 +20,7 @@ from rollout.actor import RolloutActor
 from rollout.backends.base import Request, StopRules
 from rollout.backends.scripted import ScriptedBackend
 from rollout.driver import Engine
+from sandboxes.workspace import WorkspaceLostError
 from sandboxes.workspaces import JailWorkspaces
 
 TOKENIZER = load_tokenizer(str(bundled_tokenizer("bpe1024")))
@@ -82,3 +84,24 @@ async def test_an_agentic_task_without_a_repository_is_refused(
     task = Task(task_id="t", messages=(message,), verifier="swe", is_agentic=True)
     with pytest.raises(RolloutError, match="task t: no instance to act in"):
         await actor.sample(task, 1, seed=1, sampling=SamplingConfig(max_new_tokens=5))
+
+
+async def test_a_task_whose_sandboxes_are_all_lost_is_named_with_the_reasons(
+    toy: Instance, settings: SweConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    num_opened = 0
+
+    class Dying:
+        @asynccontextmanager
+        async def open(self, *_: object) -> AsyncIterator[None]:
+            nonlocal num_opened
+            num_opened += 1
+            raise WorkspaceLostError(f"jail {num_opened} was killed")
+            yield
+
+    monkeypatch.setattr("rollout.agents.build_workspaces", lambda _: Dying())
+    with pytest.raises(
+        RolloutError,
+        match=rf"^task {toy.instance_id}: no workspace: jail 1 was killed; jail 2 was killed$",
+    ):
+        await sample(toy, settings, "Please mend it.", count=1)
