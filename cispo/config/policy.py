@@ -21,7 +21,7 @@ class PolicyConfig:
             vocabulary.
         recompute_layers: Whether the learner keeps only the inputs of layers and computes the rest
             again in the backward pass: about a third more time for a fraction of the memory, and
-            the same bits. Lightning models only.
+            the same bits.
         kernels: What computes the lightning backend's attention and decoding steps: `torch`;
             `native`, C++ for CPUs, compiled on first use; `fla`, flash-linear-attention for CUDA;
             `auto`, the fastest that runs here.
@@ -59,12 +59,6 @@ class PolicyConfig:
             "policy.kernels",
             self.kernels,
             f"choose one of {', '.join(KERNELS)}",
-        )
-        require(
-            self.backend == "lightning" or not self.recompute_layers,
-            "policy.recompute_layers",
-            self.recompute_layers,
-            f"policy.backend={self.backend} cannot; set it to false",
         )
 
 

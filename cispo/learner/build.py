@@ -4,6 +4,7 @@ import torch
 
 from cispo.config import PolicyConfig
 from cispo.policy.base import Policy
+from cispo.policy.hf import TransformersPolicy
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.load import load_policy, new_lightning_policy
 
@@ -17,6 +18,9 @@ def build_policy(config: PolicyConfig, *, seed: int) -> Policy:
     policy = _load_or_make(config, seed=seed)
     if isinstance(policy, LightningModel):
         policy.model.recompute_layers = config.recompute_layers
+    elif config.recompute_layers:
+        assert isinstance(policy, TransformersPolicy)
+        policy.recompute_layers()
     return policy
 
 

@@ -1,11 +1,14 @@
 """Any other causal language model of transformers as a policy."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cispo.errors import ConfigError
 from cispo.policy.base import Policy, TokenScores
@@ -37,6 +40,27 @@ class TransformersPolicy(Policy):
                 )
         self.network = network
         self.logprob_chunk = logprob_chunk
+        self._is_recomputing = False
+
+    def recompute_layers(self) -> None:
+        """Keep only the inputs of layers from now on, and compute the rest again when needed.
+
+        Raises:
+            ConfigError: The model's layers cannot, or drop activations at random in training.
+        """
+        config = self.network.config.get_text_config().to_dict()
+        for field, value in config.items():
+            if value and field.endswith(("dropout", "pdrop")):
+                raise ConfigError(
+                    f"policy.recompute_layers=true: the model's config.json sets {field}={value}; "
+                    "set it to 0.0 there, which is what the learner does in any case"
+                )
+        if not any(isinstance(m, GradientCheckpointingLayer) for m in self.network.modules()):
+            raise ConfigError(
+                f"policy.recompute_layers=true: {type(self.network).__name__} cannot; set it to "
+                "false"
+            )
+        self._is_recomputing = True
 
     def forward(
         self,
@@ -54,6 +78,8 @@ class TransformersPolicy(Policy):
         """
         if routed_experts is not None:
             raise ValueError("a model of transformers cannot be told which experts to use")
+        if self._is_recomputing and torch.is_grad_enabled():
+            self._begin_recomputing()
         starts = cu_seqlens.long()
         lengths = starts.diff()
         inside = torch.arange(int(lengths.max()), device=token_ids.device)
@@ -73,6 +99,19 @@ class TransformersPolicy(Policy):
             bias=getattr(head, "bias", None),
         )
         return TokenScores(logprobs, entropy, logprobs.new_zeros(()))
+
+    def _begin_recomputing(self) -> None:
+        # ZeRO 3 has parameters only while their module runs, so the second pass needs a graph of
+        # its own. The learner never sets training mode, without which transformers recomputes
+        # nothing: a layer's own flag changes nothing else where there is no dropout.
+        is_partitioned = any(hasattr(p, "ds_id") for p in self.network.parameters())
+        for layer in self.network.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                layer.gradient_checkpointing = True
+                layer._gradient_checkpointing_func = partial(
+                    checkpoint, use_reentrant=is_partitioned, preserve_rng_state=False
+                )
+                layer.training = True
 
 
 def load_transformers(path: str, *, dtype: torch.dtype, logprob_chunk: int) -> TransformersPolicy:

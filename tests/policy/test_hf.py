@@ -70,6 +70,32 @@ def test_gradients_are_those_of_the_models_own_forward(lightning, network):
         torch.testing.assert_close(ours[name], parameter.grad, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["llama", "qwen2_tied"])
+def test_recomputed_layers_keep_fewer_tensors_and_give_the_same_bits(lightning, name):
+    _, ids, ends, mask = _packed(lightning)
+    gradients, kept = [], []
+    for recompute in (False, True):
+        policy = TransformersPolicy(_network(CONFIGS[name]), logprob_chunk=5).eval()
+        if recompute:
+            policy.recompute_layers()
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t, sizes=sizes: sizes.append(t.numel()) or t, lambda t: t
+        ):
+            loss = policy(ids, ends, mask).logprobs.sum()
+        loss.backward()
+        gradients.append([p.grad for p in policy.parameters()])
+        kept.append(sum(sizes))
+    assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
+    assert kept[1] < kept[0] / 2
+
+
+def test_a_model_with_dropout_is_not_recomputed():
+    policy = TransformersPolicy(_network(CONFIGS["gpt2"]), logprob_chunk=5)
+    with pytest.raises(ConfigError, match=r"resid_pdrop=0\.1"):
+        policy.recompute_layers()
+
+
 def test_a_saved_model_is_read_back_to_the_bit(lightning, network, tmp_path):
     tokenizer = load_tokenizer(str(bundled_tokenizer("bpe1024")))
     policy = TransformersPolicy(network, logprob_chunk=5)
