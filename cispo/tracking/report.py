@@ -79,6 +79,7 @@ def _highlights(summary: Mapping[str, Any]) -> dict[str, str]:
         "held-out after": _percent(summary["heldout_after"]),
         "tokens/s sampled": _number(summary["rollout_tokens_per_second"], ",.0f"),
         "tokens/s learned": _number(summary["learner_tokens_per_second"], ",.0f"),
+        "sampling and learning overlap": _percent(summary["overlap_fraction"]),
         "largest staleness, versions": _number(summary["staleness_max"], ".0f"),
         "verdicts missing": _percent(summary["invalid_fraction"]),
     }

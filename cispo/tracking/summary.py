@@ -5,17 +5,20 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from cispo.overlap import overlap_fractions
 from cispo.tracking.headline import heldout_metric
-from cispo.tracking.history import History, series
+from cispo.tracking.history import History, names_under, series
 
+_FAULTS = "faults/"
 _NO_PHASES = ("iteration", "rollout_busy")
 
 
-def summarise(history: History) -> dict[str, object]:
+def summarise(history: History, *, failures: Mapping[str, int] | None = None) -> dict[str, object]:
     """Sum a run up.
 
     Args:
         history: What `read_history` returned.
+        failures: What went wrong outside of the history, by kind.
 
     Returns:
         Numbers that `docs/metrics.md` lists; a number without data is None.
@@ -47,6 +50,7 @@ def summarise(history: History) -> dict[str, object]:
         "sampled_tokens": _total(history, "rollout/sampled_tokens"),
         "learned_tokens": _total(history, "rollout/learned_tokens"),
         "rollouts": _total(history, "verdict/rollouts"),
+        "overlap_fraction": _overlap(history),
         "staleness_max": max(series(history, "staleness/max")[1], default=None),
         "invalid_fraction": _ratio(
             _total(history, "verdict/invalid_rollouts"), _total(history, "verdict/rollouts")
@@ -55,6 +59,7 @@ def summarise(history: History) -> dict[str, object]:
             value for _, m in history for name, value in m.items() if name.startswith("drops/")
         ),
         "mismatch_max_nats": max(series(history, "mismatch/max_nats")[1], default=None),
+        "faults": {**_faults(history), **{k: n for k, n in (failures or {}).items() if n}},
         "wall_seconds": phases.get("iteration", 0.0),
         "phase_seconds": {
             k: v for k, v in phases.items() if k not in ("iteration", "rollout_busy")
@@ -77,6 +82,19 @@ def _phase_seconds(history: History) -> dict[str, float]:
                 phase = name.removeprefix("time/").removesuffix("_seconds")
                 seconds[phase] = seconds.get(phase, 0.0) + value
     return seconds
+
+
+def _faults(history: History) -> dict[str, float]:
+    """How often what went wrong, without what never did."""
+    totals = {name: _total(history, name) for name in names_under(history, _FAULTS)}
+    return {name.removeprefix(_FAULTS): total for name, total in totals.items() if total}
+
+
+def _overlap(history: History) -> float | None:
+    """Of the whole run: of sums, not a mean over lines."""
+    names = [f"overlap/{name}_seconds" for name in ("wall", "engine", "learner", "both")]
+    fractions = overlap_fractions({name: _total(history, name) for name in names})
+    return fractions.get("overlap/fraction")
 
 
 def _by_source(evaluation: tuple[int, str, dict[str, float]] | None) -> dict[str, float]:

@@ -26,6 +26,10 @@ HISTORY: History = [
             "verdict/invalid_rollouts": 1.0,
             "drops/all_right_groups": 2.0,
             "staleness/max": 0.0,
+            "overlap/wall_seconds": 4.0,
+            "overlap/engine_seconds": 2.0,
+            "overlap/learner_seconds": 1.0,
+            "overlap/both_seconds": 0.0,
             "ratio/max": float("inf"),
             "mismatch/max_nats": 1e-5,
             "time/sample_seconds": 2.0,
@@ -46,6 +50,10 @@ HISTORY: History = [
             "verdict/invalid_rollouts": 3.0,
             "drops/all_right_groups": 1.0,
             "staleness/max": 1.0,
+            "overlap/wall_seconds": 6.0,
+            "overlap/engine_seconds": 3.0,
+            "overlap/learner_seconds": 3.0,
+            "overlap/both_seconds": 2.0,
             "mismatch/max_nats": 3e-5,
             "groups/pass_0_fraction": 0.5,
             "groups/pass_0_to_25_fraction": 0.1,
@@ -71,6 +79,7 @@ def test_the_summary_is_worked_out_from_the_metrics() -> None:
     assert summary["heldout_after_by_source"] == {"sums": 1.0}
     assert summary["rollout_tokens_per_second"] == 300 / 5
     assert summary["learner_tokens_per_second"] == 600 / 3
+    assert summary["overlap_fraction"] == 2.0 / 4.0
     assert summary["staleness_max"] == 1.0
     assert summary["invalid_fraction"] == 4 / 16
     assert summary["dropped_groups"] == 3
@@ -86,6 +95,7 @@ def test_a_number_without_data_is_none_and_never_made_up() -> None:
         "heldout_after",
         "rollout_tokens_per_second",
         "learner_tokens_per_second",
+        "overlap_fraction",
         "staleness_max",
         "invalid_fraction",
     ):
