@@ -9,6 +9,9 @@ from cispo.checkpoint.state import RunState
 from cispo.errors import CheckpointError
 
 UNFINISHED = "unfinished-"
+CONVERTED = "-universal"
+"""Ends the name of the folder beside a checkpoint that holds its learner by parameter."""
+
 _NAME = re.compile(r"iteration-(\d{8})")
 
 

@@ -1,9 +1,7 @@
 """Writes checkpoints while the run goes on, each of them whole or not at all."""
 
 import asyncio
-import errno
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,17 +10,14 @@ from types import TracebackType
 from typing import Any, Self
 
 from cispo.checkpoint.digests import force_to_disk
-from cispo.checkpoint.finding import UNFINISHED, checkpoint_name, complete_checkpoints
+from cispo.checkpoint.finding import CONVERTED, UNFINISHED, checkpoint_name, complete_checkpoints
 from cispo.checkpoint.groups import save_groups
 from cispo.checkpoint.manifest import seal
 from cispo.checkpoint.state import RunState
+from cispo.disk import why_not_written
 from cispo.errors import CheckpointError
 from cispo.ports import Learner
 from cispo.types import Group, Metrics, PolicyVersion
-
-CONVERTED = "-universal"
-"""Ends the name of the folder beside a checkpoint that holds its learner for other numbers of ranks
-or ZeRO stages."""
 
 _LOGGER = logging.getLogger(__name__)
 _REPLACED = f"{UNFINISHED}replaced-"
@@ -156,7 +151,12 @@ class Checkpoints:
         self._num_failures += 1
         complete = complete_checkpoints(self._folder)
         newest = f"the newest is {complete[-1]}" if complete else "there is none yet"
-        message = f"checkpoint {final} could not be written: {_reason(error, self._folder)}"
+        reason = (
+            str(error)
+            if isinstance(error, CheckpointError)
+            else why_not_written(error, self._folder)
+        )
+        message = f"checkpoint {final} could not be written: {reason}"
         self._last_failure = CheckpointError(f"{message}; {newest}")
         self._last_failure.__cause__ = error
         self._warn(f"{self._last_failure}; the run goes on and tries again at its next checkpoint")
@@ -196,10 +196,3 @@ def _complete(unfinished: Path, final: Path, state: RunState, groups: Sequence[G
         final.rename(final.with_name(f"{_REPLACED}{final.name}"))
     unfinished.rename(final)
     force_to_disk([final.parent])
-
-
-def _reason(error: Exception, folder: Path) -> str:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        stats = os.statvfs(folder)
-        return f"no space is left on the disk ({stats.f_bavail * stats.f_frsize:,} bytes are free)"
-    return str(error)

@@ -6,20 +6,22 @@ from pathlib import Path
 import deepspeed
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from cispo.batch.packing import Batch
 from cispo.config import Offload
 from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.learner.accumulate import accumulate
+from cispo.learner.deepspeed_files import Writer, load_converted
 from cispo.learner.engine import start_engine
 from cispo.learner.float_weights import FloatWeights
 from cispo.learner.optim import adamw, learning_rate, set_learning_rate
 from cispo.learner.rule import UpdateRule, micro_batches
 from cispo.learner.saved import read_note, write_note
+from cispo.learner.shards import DEEPSPEED_TAG, ORDER
 from cispo.learner.statistics import Statistics, metrics
-from cispo.learner.writer import Writer
+from cispo.learner.universal import attempt_conversion
 from cispo.policy.base import Policy, TokenScores
 from cispo.policy.ranks import neighbouring_ranks
 from cispo.types import Metrics, Sample
@@ -32,8 +34,6 @@ from cispo.weights.buckets import (
     pack,
     plan_buckets,
 )
-
-_TAG = "deepspeed"
 
 
 class DeepSpeedLearner:
@@ -177,7 +177,10 @@ class DeepSpeedLearner:
     def save(self, folder: Path) -> None:
         """Write weights and optimizer; see `cispo.ports.Learner`."""
         self._writer.begin()
-        self._engine.save_checkpoint(str(folder), tag=_TAG, save_latest=False)
+        names = {ORDER: [name for name, _ in self._trained()]}
+        self._engine.save_checkpoint(
+            str(folder), DEEPSPEED_TAG, client_state=names, save_latest=False
+        )
         fault = self._writer.fault
         if fault is None and self._rank == 0:
             fault = write_note(folder, num_steps=self._num_steps, **self._shape())
@@ -188,16 +191,25 @@ class DeepSpeedLearner:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: It is incomplete, or comes from another backend, dtype, ZeRO stage or
-                number of ranks.
+            CheckpointError: It is incomplete, or of another dtype; or it comes from another
+                backend, ZeRO stage or number of ranks and cannot be converted.
         """
         note = read_note(folder, **self._shape())
-        loaded, _ = self._engine.load_checkpoint(str(folder), tag=_TAG)
-        if loaded is None:
-            raise CheckpointError(f"{folder / _TAG} is incomplete")
+        if note.shape == self._shape():
+            loaded, _ = self._engine.load_checkpoint(str(folder), tag=DEEPSPEED_TAG)
+            if loaded is None:
+                raise CheckpointError(f"{folder / DEEPSPEED_TAG} is incomplete")
+        else:
+            fault = attempt_conversion(folder) if self._rank == 0 else None
+            if (fault := self.agree(fault)) is not None:
+                raise CheckpointError(fault)
+            load_converted(folder, self._optimizer, self._trained(), stage=self._zero_stage)
         self._float_weights.refresh()
         self._num_steps = note.num_steps
         self._fresh_version = None
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self._engine.module.named_parameters() if p.requires_grad]
 
     def forward(self, batch: Batch, *, temperature: float) -> TokenScores:
         """Score one micro-batch; see `cispo.learner.accumulate.Passes`."""

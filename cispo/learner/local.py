@@ -4,16 +4,19 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cispo.batch.packing import Batch
-from cispo.errors import ConfigError, DivergedError
+from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.learner.accumulate import accumulate
 from cispo.learner.optim import adamw, learning_rate, set_learning_rate
 from cispo.learner.rule import UpdateRule, micro_batches
 from cispo.learner.saved import read_note, write_note
+from cispo.learner.shards import LOCAL_FILE, ORDER
 from cispo.learner.statistics import metrics
+from cispo.learner.torch_files import write_file
+from cispo.learner.universal import convert, load_by_parameter
 from cispo.policy.base import Policy, TokenScores
 from cispo.types import Metrics, Sample
 from cispo.weights.buckets import (
@@ -24,7 +27,6 @@ from cispo.weights.buckets import (
     to_buckets,
 )
 
-_STATE_FILE = "learner.pt"
 _SHAPE = {"backend": "local", "dtype": "float32"}
 
 
@@ -123,9 +125,15 @@ class LocalLearner:
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer; see `cispo.ports.Learner`."""
-        state = {"policy": self._policy.state_dict(), "optimizer": self._optimizer.state_dict()}
-        torch.save(state, folder / _STATE_FILE)
-        write_note(folder, num_steps=self._num_steps, **_SHAPE)
+        state = {
+            "policy": self._policy.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            ORDER: [name for name, _ in self._trained()],
+        }
+        fault = write_file(state, folder / LOCAL_FILE)
+        fault = fault or write_note(folder, num_steps=self._num_steps, **_SHAPE)
+        if fault is not None:
+            raise CheckpointError(fault)
 
     def restore(self, folder: Path) -> None:
         """Read what `save` wrote.
@@ -133,11 +141,19 @@ class LocalLearner:
         Raises:
             CheckpointError: It was saved by another kind of learner.
         """
-        self._num_steps = read_note(folder, **_SHAPE)
-        state = torch.load(folder / _STATE_FILE, map_location=self._device, weights_only=True)
-        self._policy.load_state_dict(state["policy"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        note = read_note(folder, **_SHAPE)
+        if note.shape == _SHAPE:
+            state = torch.load(folder / LOCAL_FILE, map_location=self._device, weights_only=True)
+            self._policy.load_state_dict(state["policy"])
+            self._optimizer.load_state_dict(state["optimizer"])
+        else:
+            convert(folder)
+            load_by_parameter(folder, self._trained(), self._optimizer)
+        self._num_steps = note.num_steps
         self._fresh_version = None
+
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        return [(name, p) for name, p in self._policy.named_parameters() if p.requires_grad]
 
     def forward(self, batch: Batch, *, temperature: float) -> TokenScores:
         """Score one micro-batch; see `cispo.learner.accumulate.Passes`."""

@@ -1,37 +1,80 @@
 """The note beside a saved learner that says what may restore it."""
 
 import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cispo.disk import why_not_written
 from cispo.errors import CheckpointError
 
 FILE_NAME = "learner.json"
+FOLDING = frozenset({"backend", "zero_stage", "num_ranks"})
+"""Of a learner's shape, what says only how its state is spread over processes."""
 
 
-def write_note(folder: Path, *, num_steps: int, **shape: str | int) -> None:
-    """Write how many optimizer steps were taken, and the learner's shape, into the folder."""
-    note = {"num_steps": num_steps, "shape": shape}
-    (folder / FILE_NAME).write_text(json.dumps(note, indent=1) + "\n")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Note:
+    """What a saved learner is.
+
+    Attributes:
+        num_steps: Optimizer steps behind it.
+        shape: Its backend, dtype, ZeRO stage and number of ranks, as far as it has them.
+    """
+
+    num_steps: int
+    shape: Mapping[str, str | int]
+
+    @property
+    def saver(self) -> str:
+        """The learner that saved, in words of the configuration."""
+        if self.shape["backend"] == "local":
+            return "learner.backend=local"
+        return (
+            f"learner.backend=deepspeed, learner.num_ranks={self.shape['num_ranks']}, "
+            f"learner.zero_stage={self.shape['zero_stage']}"
+        )
 
 
-def read_note(folder: Path, **shape: str | int) -> int:
-    """Return the number of optimizer steps behind a saved learner.
+def write_note(folder: Path, *, num_steps: int, **shape: str | int) -> str | None:
+    """Write the note into the folder; return why it could not be written, or None."""
+    note = Note(num_steps=num_steps, shape=shape)
+    try:
+        (folder / FILE_NAME).write_text(json.dumps(asdict(note), indent=1) + "\n")
+    except OSError as error:
+        return f"{FILE_NAME}: {why_not_written(error, folder)}"
+    return None
+
+
+def read_any_note(folder: Path) -> Note:
+    """Read the note of a saved learner of any shape.
 
     Raises:
-        CheckpointError: There is none, or it was saved by a learner of another shape.
+        CheckpointError: There is none.
     """
     path = folder / FILE_NAME
     if not path.is_file():
         raise CheckpointError(f"{folder} holds no saved learner: {FILE_NAME} is missing")
-    note = json.loads(path.read_text())
+    return Note(**json.loads(path.read_text()))
+
+
+def read_note(folder: Path, **shape: str | int) -> Note:
+    """Read the note of a saved learner that a learner of this shape can restore.
+
+    Its `FOLDING` may differ: then it can after a conversion.
+
+    Raises:
+        CheckpointError: There is none, or it was saved by a learner of another shape.
+    """
+    note = read_any_note(folder)
     different = [
-        f"{key} is {shape.get(key)} here and {note['shape'].get(key)} there"
-        for key in sorted(shape.keys() | note["shape"].keys())
-        if shape.get(key) != note["shape"].get(key)
+        f"{key} is {shape.get(key)} here and {note.shape.get(key)} there"
+        for key in sorted((shape.keys() | note.shape.keys()) - FOLDING)
+        if shape.get(key) != note.shape.get(key)
     ]
     if different:
         raise CheckpointError(
             f"the learner in {folder} cannot be restored: {'; '.join(different)}; "
             "set the same values, or start from the exported policy instead"
         )
-    return int(note["num_steps"])
+    return note

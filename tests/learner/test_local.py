@@ -154,8 +154,8 @@ def test_restore_refuses_an_empty_folder_and_another_learner(tmp_path: Path) -> 
         learner.restore(tmp_path)
     learner.save(tmp_path)
     note = tmp_path / "learner.json"
-    note.write_text(note.read_text().replace('"local"', '"deepspeed"'))
-    with pytest.raises(CheckpointError, match="backend is local here and deepspeed there"):
+    note.write_text(note.read_text().replace('"float32"', '"bfloat16"'))
+    with pytest.raises(CheckpointError, match="dtype is float32 here and bfloat16 there"):
         learner.restore(tmp_path)
 
 
