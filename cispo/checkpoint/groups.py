@@ -98,7 +98,8 @@ class _Reader:
 def _narrowed(values: Iterable[Sequence[float]]) -> npt.NDArray[np.floating[Any]]:
     """All values as float32 where that loses nothing, which is so for an engine's numbers."""
     wide = np.concatenate([np.asarray(part, np.float64) for part in values])
-    narrow = wide.astype(np.float32)
+    with np.errstate(over="ignore"):
+        narrow = wide.astype(np.float32)
     return narrow if np.array_equal(narrow.astype(np.float64), wide, equal_nan=True) else wide
 
 
