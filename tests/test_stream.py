@@ -39,6 +39,7 @@ def make_stream(
     first_task: int = 0,
     iterations: int | None = None,
     progress: FakeProgress | None = None,
+    restored: Sequence[Group] = (),
 ) -> OrderedStream:
     return OrderedStream(
         FakeTasks(),
@@ -54,6 +55,7 @@ def make_stream(
         first_task=first_task,
         iterations=iterations,
         progress=progress or FakeProgress(),
+        restored=restored,
     )
 
 
@@ -357,3 +359,109 @@ async def test_sampling_seconds_count_only_the_time_in_which_something_was_sampl
         stream.release()
         await stream.take()
         assert stream.sampling_seconds == 4.0
+
+
+class Interrupted:
+    """A loop that is stopped after some iterations, and one that goes on from its checkpoint."""
+
+    def __init__(self, seed: int, *, max_staleness: int, stop_after: int) -> None:
+        self.seed = seed
+        self.max_staleness = max_staleness
+        self.stop_after = stop_after
+
+    def stream(self, weights: FakeWeights, **options: object) -> OrderedStream:
+        return make_stream(
+            FakeEngine(weights, latency=random_latency(self.seed)),
+            judge=sometimes_signal,
+            tasks_per_iteration=3,
+            max_staleness=self.max_staleness,
+            **options,  # type: ignore[arg-type]
+        )
+
+    async def both(self) -> tuple[list[list[Group]], list[int], Sequence[Group]]:
+        """Groups of all iterations before and after, their staleness, and what was in flight."""
+        weights = FakeWeights(version=1)
+        first = self.stream(weights)
+        taken, staleness = [], []
+        async with first:
+            for _ in range(self.stop_after):
+                groups = list(await first.take())
+                taken.append(groups)
+                staleness += stale(groups, weights)
+                await weights.publish()
+                first.release()
+                await asyncio.sleep(0.001)
+            cursor, in_flight = first.next_task_index, first.in_flight
+        resumed = FakeWeights(version=weights.version)
+        again, more = await run(
+            self.stream(resumed, first_task=cursor, restored=in_flight), resumed, 4
+        )
+        return [*taken, *again], staleness + more, in_flight
+
+
+def stale(groups: Sequence[Group], weights: FakeWeights) -> list[int]:
+    return [weights.version - r.oldest_version for g in groups for r in g.rollouts]
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10_000), max_staleness=st.integers(0, 3), stop_after=st.integers(1, 4))
+def test_a_resume_loses_no_task_repeats_none_and_keeps_the_bound(
+    seed: int, max_staleness: int, stop_after: int
+) -> None:
+    interrupted = Interrupted(seed, max_staleness=max_staleness, stop_after=stop_after)
+    taken, staleness, in_flight = asyncio.run(interrupted.both())
+    indices = [group.index for groups in taken for group in groups]
+    judged = [sometimes_signal(f"task-{index}", 1) for index in range(indices[-1] + 1)]
+    assert indices == [index for index, reward in enumerate(judged) if reward]
+    assert all(len(groups) == 3 for groups in taken)
+    assert max(staleness) <= max_staleness
+    learned = {group.index: group for groups in taken for group in groups}
+    for group in in_flight:
+        assert learned.get(group.index, group) is group
+    if max_staleness == 0:
+        assert list(in_flight) == []
+
+
+async def test_restored_groups_are_not_sampled_again_and_the_others_are() -> None:
+    weights = FakeWeights(version=3)
+    engine = FakeEngine(weights)
+    groups = {index: make_group([0.0, 1.0], index=index, oldest_version=2) for index in (9, 11, 14)}
+    dropped = make_group([0.0, 0.0], index=10, oldest_version=2)
+    stream = make_stream(
+        engine,
+        max_staleness=1,
+        first_task=8,
+        iterations=2,
+        restored=[groups[9], dropped, groups[11], groups[14]],
+    )
+    taken, staleness = await run(stream, weights, 2)
+    assert sorted(engine.started) == ["task-12", "task-13", "task-15", "task-16", "task-8"]
+    assert [[g.index for g in groups] for groups in taken] == [[8, 9, 11, 12], [13, 14, 15, 16]]
+    assert taken[0][1] is groups[9]
+    assert taken[1][1] is groups[14]
+    assert max(staleness) <= 2
+
+
+async def test_groups_in_flight_are_those_judged_and_not_taken_dropped_ones_included() -> None:
+    weights = FakeWeights(version=1)
+    stream = make_stream(
+        FakeEngine(weights),
+        judge=lambda task, member: 0.0 if task == "task-5" else float(member % 2),
+        max_staleness=1,
+    )
+    async with stream:
+        await stream.take()
+        await until(lambda: len(stream.in_flight) == 5, what="all that may run ahead are judged")
+        assert [group.index for group in stream.in_flight] == [4, 5, 6, 7, 8]
+        await stream.take()
+        assert list(stream.in_flight) == []
+
+
+async def test_restored_groups_that_are_not_yet_due_stay_in_flight() -> None:
+    weights = FakeWeights(version=1)
+    restored = [make_group([0.0, 1.0], index=index) for index in range(8)]
+    stream = make_stream(FakeEngine(weights), max_staleness=1, restored=restored, iterations=1)
+    async with stream:
+        assert [group.index for group in stream.in_flight] == list(range(8))
+        assert [group.index for group in await stream.take()] == [0, 1, 2, 3]
+        assert [group.index for group in stream.in_flight] == [4, 5, 6, 7]
