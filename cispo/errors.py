@@ -33,6 +33,10 @@ class WeightSyncError(CispoError):
     """Weights arrived incomplete or changed; the message names the tensor and both checksums."""
 
 
+class WeightTransferError(WeightSyncError):
+    """A broadcast of weights broke off; they can be had in another way."""
+
+
 class RolloutError(CispoError):
     """No rollout actor could produce a rollout for a task."""
 

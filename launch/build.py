@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from pathlib import Path
 
 from cispo.advantages import advantages
 from cispo.checkpoint import Checkpoints
@@ -15,7 +16,10 @@ from cispo.overlap import WorkTimes
 from cispo.ports import Progress, Tracker
 from cispo.stream import OrderedStream
 from cispo.train import Parts
-from cispo.weights.sync import Publisher
+from cispo.weights.object_store import ObjectStore
+from cispo.weights.outlet import Route
+from cispo.weights.shared_file import SharedFolder
+from cispo.weights.sync import Broadcasts, Publisher
 from launch.preflight import CheckedTasks
 from launch.resume import Resume
 from rewards.pool import RewardPool
@@ -64,10 +68,17 @@ async def build_parts(
             seed=cfg.seed,
             progress=progress,
         )
+        publisher = Publisher(
+            learner,
+            engine,
+            _way_of_weights(cfg),
+            bucket_bytes=cfg.weights.bucket_bytes,
+            version=resume.published_before,
+        )
         yield Parts(
-            weights=Publisher(learner, engine, version=resume.published_before),
+            weights=publisher,
             stream=stream,
-            meter=Meters(engine, verifier, work),
+            meter=Meters(engine, verifier, work, publisher),
             advantages=partial(advantages, kind=AdvantageKind(cfg.objective.advantage)),
             learner=learner,
             tracker=tracker,
@@ -117,3 +128,17 @@ async def _start_actors(
     stack.callback(engine.result().stop)
     stack.callback(verifier.result().close)
     return learner.result(), engine.result(), verifier.result()
+
+
+def _way_of_weights(cfg: RunConfig) -> Route | Broadcasts:
+    match cfg.weights.transport:
+        case "file":
+            return SharedFolder(Path(cfg.weights.folder).absolute())
+        case "collective":
+            has_gpus = min(cfg.learner.num_gpus, cfg.rollout.num_gpus) > 0
+            return Broadcasts(
+                backend="nccl" if has_gpus else "gloo",
+                timeout_seconds=cfg.weights.timeout_seconds,
+            )
+        case _:
+            return ObjectStore()

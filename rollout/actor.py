@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from cispo.config import SamplingConfig, SandboxConfig
 from cispo.config.agent import AgentConfig
+from cispo.errors import WeightSyncError, WeightTransferError
 from cispo.policy.chat import decode, render_prompt
 from cispo.seeding import stream_seed
 from cispo.stacks import offer_stacks
 from cispo.types import PolicyVersion, Rollout, StopReason, Task
+from cispo.weights.arrival import Arrival
+from cispo.weights.collective import Circle, Meeting, receive
 from rollout.agents import Agents
 from rollout.backends.base import EngineStatistics, Finished, Request, SamplingParams
 from rollout.driver import Engine, EngineDriver
@@ -22,6 +26,7 @@ from rollout.text import before_stop
 
 if TYPE_CHECKING:
     from cispo.weights.buckets import WeightBucket
+    from cispo.weights.outlet import Ticket
 
 WATCH = "watch"
 """Ray's name of the thread in which `pulse` answers, however much the actor has to do."""
@@ -50,6 +55,8 @@ class RolloutActor:
         self._agent = agent or AgentConfig()
         self._sandbox = sandbox or SandboxConfig()
         self._agents: Agents | None = None
+        self._circle: Circle | None = None
+        self._version = PolicyVersion(0)
 
     async def start(self) -> str:
         """Build the engine and return this actor's name.
@@ -79,16 +86,35 @@ class RolloutActor:
         finished = await driver.sample(request)
         return [_rollout(request, member, driver.tokenizer) for member in finished]
 
-    async def load_weights(
-        self, version: PolicyVersion, buckets: Sequence[WeightBucket | ray.ObjectRef]
-    ) -> str:
-        """Fetch all buckets, then replace the weights at once; returns their checksum.
+    async def load_weights(self, version: PolicyVersion, tickets: Sequence[Ticket]) -> str:
+        """Fetch new weights and put them in the place of the old; returns their checksum.
+
+        While sequences run, all is fetched and verified beside them, and they wait only for the
+        copy. An idle engine takes bucket after bucket, without room for all of them.
 
         Raises:
             WeightSyncError: What arrived is not what was sent.
         """
-        arrived = [await b if isinstance(b, ray.ObjectRef) else b for b in buckets]
-        return await self._started().load_weights(version, arrived)
+        is_busy = self._started().is_busy
+        return await self._take(version, (t.fetch() for t in tickets), holds_first=is_busy)
+
+    async def hear_weights(self, version: PolicyVersion, meeting: Meeting, rank: int) -> str:
+        """Receive new weights by broadcast, otherwise as `load_weights` does.
+
+        Raises:
+            WeightTransferError: The broadcast broke off; they can be had by `load_weights`.
+            WeightSyncError: What arrived is not what was sent.
+        """
+        is_busy = self._started().is_busy
+        try:
+            if self._circle is None or self._circle.meeting != meeting:
+                self._leave()
+                self._circle = await asyncio.to_thread(Circle, meeting, rank)
+            buckets = receive(self._circle, reuses_memory=not is_busy)
+            return await self._take(version, buckets, holds_first=is_busy)
+        except WeightTransferError:
+            self._leave()
+            raise
 
     async def statistics(self) -> EngineStatistics:
         """What the engine has done since it started."""
@@ -98,6 +124,25 @@ class RolloutActor:
     async def pulse(self) -> Pulse:
         """Whether the engine has work and moves; answered from a thread of its own."""
         return self._started().pulse()
+
+    async def _take(
+        self, version: PolicyVersion, buckets: Iterable[WeightBucket], *, holds_first: bool
+    ) -> str:
+        if version < self._version:
+            raise WeightSyncError(
+                f"{self._name} was sent policy version {version} after {self._version}"
+            )
+        arrival = Arrival(buckets)
+        if holds_first:
+            await asyncio.to_thread(arrival.hold)
+        checksum = await self._started().load_weights(version, arrival)
+        self._version = version
+        return checksum
+
+    def _leave(self) -> None:
+        if self._circle is not None:
+            self._circle.close()
+            self._circle = None
 
     def _started(self) -> EngineDriver:
         assert self._driver is not None, f"{self._name} was not started"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -92,6 +92,7 @@ class EngineDriver:
         self._num_moves = 0
         self._pages_peak = 0
         self._load_seconds = 0.0
+        self._pause_seconds = 0.0
         self._running: dict[int, _Running] = {}
         self._last_request_id = 0
         self._stepping: asyncio.Task[None] | None = None
@@ -148,7 +149,12 @@ class EngineDriver:
                 if self._running.pop(request.request_id, None) is not None:
                     await asyncio.shield(self._job(self._backend.abort, request.request_id))
 
-    async def load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+    @property
+    def is_busy(self) -> bool:
+        """Whether requests are under way."""
+        return bool(self._running)
+
+    async def load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
         """Replace the weights between two steps; returns their checksum.
 
         Raises:
@@ -206,10 +212,13 @@ class EngineDriver:
             if events or self._num_jobs > 1 or not self._backend.num_active:
                 return events
 
-    def _load_weights(self, version: PolicyVersion, buckets: Sequence[WeightBucket]) -> str:
+    def _load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
+        is_pause = self._backend.num_active > 0
         began = time.perf_counter()
         checksum = self._backend.load_weights(version, buckets)
-        self._load_seconds += time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        self._load_seconds += seconds
+        self._pause_seconds += seconds * is_pause
         return checksum
 
     def _measure(self) -> Load:
@@ -217,6 +226,7 @@ class EngineDriver:
             self._backend.statistics,
             pages_peak=self._pages_peak,
             load_seconds=self._load_seconds,
+            pause_seconds=self._pause_seconds,
         )
         return Load(self._backend.num_active, statistics)
 

@@ -42,4 +42,5 @@ def engine_metrics(
         described["engine/pages_peak"] = float(max(counts.pages_peak for counts in now.values()))
         described["time/engine_busy_seconds"] = sum(done("busy_seconds").values())
         described["time/engine_load_seconds"] = max(done("load_seconds").values())
+        described["time/engine_pause_seconds"] = max(done("pause_seconds").values())
     return described

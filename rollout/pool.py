@@ -9,8 +9,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-import ray
-
 from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig, SandboxConfig
 from cispo.errors import RolloutError
 from cispo.lost_actors import is_lost
@@ -23,9 +21,12 @@ from rollout.driver import Engine
 from rollout.engine_metrics import engine_metrics
 from rollout.engines import build_engine
 from rollout.roster import Member, Roster
+from rollout.weight_loading import hear_weights, load_weights
 
 if TYPE_CHECKING:
-    from cispo.weights.buckets import WeightBucket
+    from cispo.weights.collective import Meeting
+    from cispo.weights.outlet import Ticket
+    from cispo.weights.sync import Fetch
 
 _FAULTS = ("engine_deaths", "engine_hangs", "engine_failed_starts", "requests_retried")
 
@@ -176,37 +177,32 @@ class RolloutPool:
         member.num_lost_before = 0
         return rollouts
 
+    def expect_weights(self) -> Sequence[str]:
+        """Let those that start wait for the weights to come; see `WeightReceiver`."""
+        self._roster.withdraw()
+        return [member.name for member in self._roster.members]
+
     async def load_weights(
-        self, version: PolicyVersion, buckets: Sequence[WeightBucket | ray.ObjectRef]
+        self, version: PolicyVersion, tickets: Sequence[Ticket]
     ) -> dict[str, str]:
-        """Give every actor new weights; those that start later get them before they serve.
-
-        Buckets should be references: the object store then holds one copy for a whole machine. They
-        are kept until the next call.
-
-        Returns:
-            The checksum that each living actor reports, by its name.
+        """Let every actor fetch new weights; see `cispo.weights.sync.WeightReceiver`.
 
         Raises:
             WeightSyncError: What arrived is not what was sent.
             RolloutError: No actor is left.
         """
-        self._roster.announce(version, buckets)
-        checksums: dict[str, str] = {}
-        while not checksums:
-            await self._roster.least_loaded()
-            members = list(self._roster.members)
-            results = await asyncio.gather(
-                *(self._roster.load(member) for member in members), return_exceptions=True
-            )
-            for member, result in zip(members, results, strict=True):
-                if isinstance(result, str):
-                    checksums[member.name] = result
-                elif is_lost(result):
-                    self._roster.lose(member, result)
-                else:
-                    raise result
-        return checksums
+        return await load_weights(self._roster, version, tickets)
+
+    async def hear_weights(
+        self, version: PolicyVersion, meeting: Meeting, names: Sequence[str], fetch: Fetch
+    ) -> dict[str, str]:
+        """Let actors receive a broadcast; see `cispo.weights.sync.WeightReceiver`.
+
+        Raises:
+            WeightSyncError: What arrived is not what was sent.
+            RolloutError: No actor is left.
+        """
+        return await hear_weights(self._roster, version, meeting, names, fetch)
 
     async def lap(self) -> Metrics:
         """Return what the living actors did, and what went wrong, since the last lap."""

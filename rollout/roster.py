@@ -6,16 +6,19 @@ import asyncio
 import itertools
 import logging
 from collections import Counter, deque
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cispo.arrivals import missing_after
-from cispo.errors import RolloutError
+from cispo.errors import RolloutError, WeightSyncError
 from cispo.lost_actors import cause_of, is_lost
 from cispo.ports import Progress
 from cispo.types import PolicyVersion
 from rollout.pulse import until_stalled
+
+if TYPE_CHECKING:
+    from cispo.weights.collective import Meeting
+    from cispo.weights.sync import Fetch
 
 _PHASE = "rollout actors"
 _REASONS_TOLD = 3
@@ -95,7 +98,9 @@ class Roster:
         self._stall_seconds = stall_seconds
         self._numbers = itertools.count()
         self._arriving: dict[asyncio.Task[None], str] = {}
-        self._weights: tuple[PolicyVersion, Sequence[Any]] | None = None
+        self._weights: tuple[PolicyVersion, Fetch] | None = None
+        self._has_newest = asyncio.Event()  # also while there were none yet
+        self._has_newest.set()
         self._reasons: deque[str] = deque(maxlen=_REASONS_TOLD)
         self._is_up = False
         self.members: list[Member] = []
@@ -130,16 +135,31 @@ class Roster:
         self._replace(member, "engine_deaths", f"died: {cause_of(error)}")
         return f"{member.name} {member.loss}"
 
-    def announce(self, version: PolicyVersion, buckets: Sequence[Any]) -> None:
-        """Remember the newest weights, for `load` and for those who join later."""
-        self._weights = (version, buckets)
+    def withdraw(self) -> None:
+        """Forget the newest weights; who joins waits for those that will be announced."""
+        self._weights = None
+        self._has_newest.clear()
+
+    def announce(self, version: PolicyVersion, fetch: Fetch) -> None:
+        """Remember how the newest weights are had, for `load` and for those who join later."""
+        self._weights = (version, fetch)
+        self._has_newest.set()
         self._fill_vacancies()
 
     async def load(self, member: Member) -> str:
         """Give one actor the newest weights and return its checksum of them."""
         assert self._weights is not None, "no weights were announced"
-        version, buckets = self._weights
-        checksum: str = await member.handle.load_weights.remote(version, list(buckets))
+        version, fetch = self._weights
+        tickets = await fetch()
+        checksum: str = await member.handle.load_weights.remote(version, list(tickets))
+        member.version = version
+        return checksum
+
+    async def hear(
+        self, member: Member, version: PolicyVersion, meeting: Meeting, rank: int
+    ) -> str:
+        """Let one actor take part in a broadcast and return its checksum of what came."""
+        checksum: str = await member.handle.hear_weights.remote(version, meeting, rank)
         member.version = version
         return checksum
 
@@ -231,8 +251,7 @@ class Roster:
         try:
             async with asyncio.timeout(self._startup_seconds):
                 await member.handle.start.remote()
-                while self._weights is not None and member.version != self._weights[0]:
-                    await self.load(member)
+                await self._bring_up_to_date(member)
         except BaseException as error:
             self._source.kill(member.handle)
             if isinstance(error, TimeoutError):
@@ -242,6 +261,19 @@ class Roster:
                 ) from error
             raise
         return member
+
+    async def _bring_up_to_date(self, member: Member) -> None:
+        """Load the newest weights, and newer ones where they come meanwhile."""
+        while True:
+            await self._has_newest.wait()
+            newest = self._weights
+            if newest is None or member.version == newest[0]:
+                return
+            try:
+                await self.load(member)
+            except WeightSyncError:
+                if self._weights is newest:
+                    raise  # it was not withdrawn in the midst of it
 
     def _end(self, member: Member) -> None:
         if member.watch is not None and member.watch is not asyncio.current_task():

@@ -15,6 +15,7 @@ from cispo.config.run import RunConfig, SftConfig, TrackingConfig
 from cispo.config.sandbox import SandboxConfig
 from cispo.config.tasks import EvaluationConfig, SourceConfig, TasksConfig
 from cispo.config.watchdog import WatchdogConfig
+from cispo.config.weights import WeightsConfig
 
 __all__ = [
     "AdvantageKind",
@@ -39,4 +40,5 @@ __all__ = [
     "TokenWeighting",
     "TrackingConfig",
     "WatchdogConfig",
+    "WeightsConfig",
 ]

@@ -10,6 +10,7 @@ from cispo.config.require import require
 from cispo.config.sandbox import SandboxConfig
 from cispo.config.tasks import EvaluationConfig, TasksConfig
 from cispo.config.watchdog import WatchdogConfig
+from cispo.config.weights import WeightsConfig
 
 
 @dataclass(slots=True, kw_only=True)
@@ -76,6 +77,7 @@ class RunConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
+    weights: WeightsConfig = field(default_factory=WeightsConfig)
     tasks: TasksConfig
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)

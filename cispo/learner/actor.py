@@ -4,23 +4,23 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import ray
 import torch
 
 from cispo.config import LearnerConfig, ObjectiveConfig, Offload
+from cispo.errors import WeightSyncError
 from cispo.learner.local import LocalLearner
 from cispo.learner.losses import process_name
 from cispo.learner.rule import update_rule
 from cispo.policy.base import Policy
 from cispo.stacks import offer_stacks
 from cispo.types import Metrics, PolicyVersion, Sample
-from cispo.weights.buckets import WeightBucket, export_checksum
-from cispo.weights.sync import WeightExport
-
-MAX_BUCKET_BYTES = 64 * 2**20
-"""Of weights that one bucket copies, and that ZeRO 3 gathers, at a time."""
+from cispo.weights.buckets import Allocate, WeightBucket
+from cispo.weights.collective import CollectiveOutlet, open_store
+from cispo.weights.object_store import StoredBucket
+from cispo.weights.outlet import Outlet, Route, WeightExport, export
 
 
 class _Learner(Protocol):
@@ -32,7 +32,9 @@ class _Learner(Protocol):
 
     def restore(self, folder: Path) -> None: ...
 
-    def buckets(self, *, version: int, max_bytes: int) -> Iterator[WeightBucket]: ...
+    def buckets(
+        self, *, version: int, max_bytes: int, allocate: Allocate = ...
+    ) -> Iterator[WeightBucket]: ...
 
 
 class LearnerActor:
@@ -44,6 +46,9 @@ class LearnerActor:
 
     def __init__(self, rank: int) -> None:
         self._rank = rank
+        self._route: Route | None = None
+        self._outlet: Outlet | None = None
+        self._store: Any = None
 
     def address(self) -> tuple[str, int]:
         """Host of this rank and a port that is free on it, where the ranks may meet."""
@@ -107,15 +112,39 @@ class LearnerActor:
         """Read what `save` wrote."""
         self._learner.restore(folder)
 
-    def export_weights(self, version: PolicyVersion) -> WeightExport | None:
-        """Put the weights into the object store, on rank 0; the other ranks only take part."""
-        checksums: list[str] = []
-        references: list[ray.ObjectRef] = []
-        for bucket in self._learner.buckets(version=version, max_bytes=MAX_BUCKET_BYTES):
-            checksums.append(bucket.checksum)
-            references.append(ray.put(bucket))
+    def export_weights(
+        self, version: PolicyVersion, route: Route, max_bytes: int
+    ) -> WeightExport | None:
+        """Let the weights out from rank 0, in buckets; the other ranks only take part."""
+        if self._rank > 0:
+            for _ in self._learner.buckets(version=version, max_bytes=max_bytes):
+                pass
+            return None
+        if self._outlet is None or route != self._route:
+            if self._outlet is not None:
+                self._outlet.close()
+            self._outlet, self._route = route.outlet(), route
+        buckets = self._learner.buckets(
+            version=version, max_bytes=max_bytes, allocate=self._outlet.allocate
+        )
+        return export(version, buckets, self._outlet)
+
+    def open_store(self) -> tuple[str, int] | None:
+        """Open, on rank 0, where groups that broadcast weights meet; returns its host and port."""
         if self._rank > 0:
             return None
-        return WeightExport(
-            version=version, buckets=references, checksum=export_checksum(checksums)
-        )
+        host = ray.util.get_node_ip_address()
+        self._store = self._store or open_store(host)
+        return host, self._store.port
+
+    def store_weights(self, version: PolicyVersion) -> list[StoredBucket]:
+        """Put what rank 0 broadcast last into the object store.
+
+        Raises:
+            WeightSyncError: That is another version.
+        """
+        if self._rank > 0:
+            return []
+        if not isinstance(self._outlet, CollectiveOutlet) or self._outlet.version != version:
+            raise WeightSyncError(f"the learner does not keep policy version {version}")
+        return [StoredBucket.put(bucket) for bucket in self._outlet.kept]

@@ -23,8 +23,10 @@ from cispo.policy.base import Policy
 from cispo.ports import Progress
 from cispo.stacks import Dump
 from cispo.types import Metrics, PolicyVersion, Sample
-from cispo.weights.sync import WeightExport
+from cispo.weights.object_store import ObjectStore
+from cispo.weights.outlet import BUCKET_BYTES, Route, Ticket, WeightExport
 
+_OBJECT_STORE = ObjectStore()
 _PHASE = "start learner"
 _PHASES = {"step": "learn", "save": "checkpoint", "export_weights": "publish"}
 _GRACE_SECONDS = 30.0
@@ -62,6 +64,7 @@ class LearnerGroup:
         self._progress = progress
         self._step_seconds = step_seconds
         self._dump = dump
+        self._tickets: Sequence[Ticket] = ()
 
     @classmethod
     async def start(
@@ -172,15 +175,40 @@ class LearnerGroup:
         """
         await self._on_all("restore", folder)
 
-    async def export_weights(self, version: PolicyVersion) -> WeightExport:
-        """Export the weights through the object store; see `cispo.weights.sync.WeightSender`."""
-        export: WeightExport = (await self._on_all("export_weights", version))[0]
+    async def export_weights(
+        self,
+        version: PolicyVersion,
+        route: Route = _OBJECT_STORE,
+        *,
+        max_bytes: int = BUCKET_BYTES,
+    ) -> WeightExport:
+        """Export the weights; see `cispo.weights.sync.WeightSender`.
+
+        Args:
+            version: As this version.
+            route: In this way.
+            max_bytes: Of weights that are gathered at a time.
+        """
+        export: WeightExport = (await self._on_all("export_weights", version, route, max_bytes))[0]
+        self._tickets = export.tickets
         return export
 
+    async def open_store(self) -> tuple[str, int]:
+        """Open where a group can meet; see `cispo.weights.sync.WeightSender`."""
+        address: tuple[str, int] = (await self._on_all("open_store"))[0]
+        return address
+
+    async def store_weights(self, version: PolicyVersion) -> Sequence[Ticket]:
+        """Store what was broadcast; see `cispo.weights.sync.WeightSender`."""
+        tickets: Sequence[Ticket] = (await self._on_all("store_weights", version))[0]
+        return tickets
+
     def stop(self) -> None:
-        """Kill all ranks."""
+        """Kill all ranks, and remove the weights that they left somewhere."""
         for rank in self._ranks:
             ray.kill(rank)
+        for ticket in self._tickets:
+            ticket.discard()
 
     async def _on_all(self, method: str, *arguments: Any) -> list[Any]:
         calls = [getattr(rank, method).remote(*arguments) for rank in self._ranks]

@@ -169,6 +169,7 @@ class EngineStatistics:
         pages_used: Pages of keys and values in use now.
         pages_peak: Most that were in use after a step; counted by `EngineDriver`.
         load_seconds: Wall time in which weights were replaced; counted by `EngineDriver`.
+        pause_seconds: The part of it for which sequences stood still; counted there too.
     """
 
     sampled_tokens: int = 0
@@ -182,6 +183,7 @@ class EngineStatistics:
     pages_used: int = 0
     pages_peak: int = 0
     load_seconds: float = 0.0
+    pause_seconds: float = 0.0
 
 
 class Backend(Protocol):
@@ -223,6 +225,9 @@ class Backend(Protocol):
 
     def load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
         """Replace the weights; running sequences go on with the new ones.
+
+        Nothing that was derived from the old weights may be used any more, be it a tensor or what a
+        prompt left behind; what running sequences keep, the engine's documentation says.
 
         Returns:
             `export_checksum` of what arrived.

@@ -73,7 +73,7 @@ async def start(
 
 async def weights(group: LearnerGroup, version: int = 1) -> dict[str, Tensor]:
     export = await group.export_weights(PolicyVersion(version))
-    return tensors(ray.get(list(export.buckets)))
+    return tensors(ticket.fetch() for ticket in export.tickets)
 
 
 def by_hand(samples: Sequence[Any]) -> tuple[dict[str, float], dict[str, Tensor]]:

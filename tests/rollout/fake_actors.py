@@ -80,7 +80,7 @@ class FakeActor:
         match name:
             case "start":
                 return self.name
-            case "load_weights":
+            case "load_weights" | "hear_weights":
                 self.version = args[0]
                 return "checksum"
             case "statistics":

@@ -38,13 +38,16 @@ def test_the_prefix_caches_share_is_over_all_prompt_tokens() -> None:
 def test_pages_add_up_and_their_peak_and_the_load_are_those_of_the_worst_actor() -> None:
     before = {"a": counts(load_seconds=1.0), "b": counts(load_seconds=1.0)}
     now = {
-        "a": counts(pages_used=3, pages_peak=9, load_seconds=1.5, busy_seconds=2.0),
+        "a": counts(
+            pages_used=3, pages_peak=9, load_seconds=1.5, pause_seconds=0.25, busy_seconds=2.0
+        ),
         "b": counts(pages_used=4, pages_peak=5, load_seconds=1.25, busy_seconds=3.0),
     }
     described = engine_metrics(now, before, max_sequences=8)
     assert described["engine/pages_used"] == 7
     assert described["engine/pages_peak"] == 9
     assert described["time/engine_load_seconds"] == 0.5
+    assert described["time/engine_pause_seconds"] == 0.25
     assert described["time/engine_busy_seconds"] == 5.0
 
 

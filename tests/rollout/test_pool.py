@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
 
 from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig
 from cispo.errors import ConfigError, RolloutError, WeightSyncError
 from cispo.policy.load import new_lightning_policy
 from cispo.types import Message, PolicyVersion, Rollout, Task
 from cispo.weights.buckets import WeightBucket, export_checksum, exported_tensors, to_buckets
+from cispo.weights.object_store import StoredBucket
 from rollout.engines import build_engine
 from rollout.pool import RolloutPool
 from tests.fakes import FakeProgress
@@ -54,6 +54,10 @@ def buckets(seed: int) -> list[WeightBucket]:
     return list(to_buckets(exported_tensors(model), max_bytes=100_000))
 
 
+def stored(these: Sequence[WeightBucket]) -> list[StoredBucket]:
+    return [StoredBucket.put(bucket) for bucket in these]
+
+
 def tokens(groups: Sequence[Sequence[Rollout]]) -> list[list[Sequence[int]]]:
     return [[rollout.token_ids for rollout in group] for group in groups]
 
@@ -82,8 +86,7 @@ async def test_a_pool_samples_publishes_and_survives_the_death_of_an_actor(tmp_p
 
     sent = buckets(3)
     checksum = export_checksum([bucket.checksum for bucket in sent])
-    references = [ray.put(bucket) for bucket in sent]
-    found = await pool.load_weights(PolicyVersion(1), references)
+    found = await pool.load_weights(PolicyVersion(1), stored(sent))
     assert found == {"rollout-0": checksum, "rollout-1": checksum}
 
     short = pool.with_sampling(SamplingConfig(max_new_tokens=5))
@@ -115,9 +118,19 @@ async def test_a_pool_samples_publishes_and_survives_the_death_of_an_actor(tmp_p
     assert first_lap["time/engine_load_seconds"] > 0
     assert second_lap["faults/engine_deaths"] == second_lap["engine/sampled_tokens"] == 0
     await until(lambda: len(pool._roster.members) == 2, what="the replacement joins")
-    found = await pool.load_weights(PolicyVersion(2), buckets(4))
+    found = await pool.load_weights(PolicyVersion(2), stored(buckets(4)))
     assert sorted(found) == [second.name, "rollout-2"]
     assert len(set(found.values())) == 1
+
+    # A process that is stopped answers nothing, and cannot die of anything but SIGKILL.
+    os.kill(pids[1], signal.SIGSTOP)
+    stuck = [asyncio.create_task(pool.sample(task(i), 4, seed=i)) for i in range(2)]
+    await until(lambda: second.outstanding == 4, what="the stopped actor has work")
+    pool._roster._stall_seconds = 2.0
+    await pool._roster._watch(second)
+    assert second.loss == "hung: no answer for 2 s"
+    assert [len(group) for group in await asyncio.gather(*stuck)] == [4, 4]
+    assert (await pool.lap())["faults/engine_hangs"] == 1
     pool.stop()
 
 
@@ -135,12 +148,12 @@ async def test_failures_say_what_failed(tmp_path: Path) -> None:
     damaged = buckets(1)
     damaged[0].buffer[0] ^= 1
     with pytest.raises(WeightSyncError, match="checksum"):
-        await pool.load_weights(PolicyVersion(1), damaged)
+        await pool.load_weights(PolicyVersion(1), stored(damaged))
     victim = await process_of(pool._roster.members[0])
     hold.begin()
     sampling = asyncio.create_task(pool.sample(task(0), 4, seed=1))
     await until(lambda: hold.has_stopped(victim), what="it is at work")
     os.kill(victim, signal.SIGKILL)
-    with pytest.raises(RolloutError, match=r"task-0.*rollout-0.*max_attempts=1"):
+    with pytest.raises(RolloutError, match=r"task-0.*max_attempts=1: rollout-0 died: its worker"):
         await sampling
     pool.stop()

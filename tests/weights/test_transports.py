@@ -1,0 +1,182 @@
+"""What every way of the weights promises, from a learner through a pool to its engines."""
+
+import dataclasses
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cispo.errors import WeightSyncError
+from cispo.types import PolicyVersion
+from cispo.weights import collective
+from cispo.weights.object_store import ObjectStore, StoredBucket
+from cispo.weights.outlet import Route
+from cispo.weights.shared_file import BucketFile, SharedFolder
+from cispo.weights.sync import Broadcasts, Publisher
+from rollout.pool import RolloutPool
+from tests.waiting import until
+from tests.weights.in_process import (
+    BUCKET_BYTES,
+    Actors,
+    Handle,
+    Learner,
+    are_equal,
+    as_they_are,
+    start_pool,
+    weights_of,
+)
+
+TIMEOUT_SECONDS = 3.0
+"""What a broadcast waits for a member that never comes."""
+
+
+@dataclass
+class Stage:
+    learner: Learner
+    actors: Actors
+    pool: RolloutPool
+    publisher: Publisher
+
+    def has_newest(self, name: str) -> bool:
+        [handle] = [handle for handle in self.actors.made if handle.name == name]
+        return are_equal(weights_of(handle.backend.model), self.learner.sent[-1])
+
+
+@asynccontextmanager
+async def staged(
+    way: Route | Broadcasts, *, num_actors: int = 2, before: Callable[..., Any] = as_they_are
+) -> AsyncIterator[Stage]:
+    learner, actors = Learner(), Actors(before)
+    pool = await start_pool(actors, num_actors=num_actors)
+    publisher = Publisher(learner, pool, way, bucket_bytes=BUCKET_BYTES)
+    try:
+        yield Stage(learner, actors, pool, publisher)
+    finally:
+        pool.stop()
+        learner.close()
+
+
+@pytest.fixture(params=["file", "collective", pytest.param("object_store", marks=pytest.mark.slow)])
+def way(request: pytest.FixtureRequest, tmp_path: Path) -> Route | Broadcasts:
+    match request.param:
+        case "file":
+            return SharedFolder(tmp_path)
+        case "collective":
+            return Broadcasts(backend="gloo", timeout_seconds=TIMEOUT_SECONDS)
+        case _:
+            request.getfixturevalue("ray_session")
+            return ObjectStore()
+
+
+async def test_every_version_arrives_to_the_bit_at_every_engine(way: Route | Broadcasts) -> None:
+    async with staged(way) as stage:
+        for version in (1, 2, 3):
+            assert await stage.publisher.publish() == version
+            assert all(stage.has_newest(handle.name) for handle in stage.actors.made)
+            assert [m.version for m in stage.pool._roster.members] == [version, version]
+        assert stage.learner.num_stored == 0
+        size = sum(t.nbytes for t in stage.learner.sent[0].values())
+        assert (await stage.publisher.lap())["engine/sync_bytes"] >= 3 * size
+
+
+async def test_damage_on_the_way_is_an_error_that_names_the_bucket(
+    way: Route | Broadcasts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(ticket: Any) -> Any:
+        if isinstance(ticket, BucketFile):
+            contents = bytearray(ticket.path.read_bytes())
+            contents[5] ^= 1
+            ticket.path.write_bytes(contents)
+            return ticket
+        bucket = ticket.fetch()
+        buffer = bucket.buffer.copy()
+        buffer[5] ^= 1
+        return StoredBucket.put(dataclasses.replace(bucket, buffer=buffer))
+
+    async def before(handle: Handle, method: str, *args: Any) -> tuple[Any, ...]:
+        if method == "load_weights" and handle.name == "rollout-1":
+            version, tickets = args
+            return version, [*tickets[:1], spoil(tickets[1]), *tickets[2:]]
+        return args
+
+    read = collective._from_header
+
+    def misread(*args: Any) -> Any:
+        bucket = read(*args)
+        bucket.buffer[5] ^= bucket.index == 1
+        return bucket
+
+    monkeypatch.setattr(collective, "_from_header", misread)
+    async with staged(way, before=before) as stage:
+        with pytest.raises(WeightSyncError, match=r"weight bucket 2 of \d \(.* has checksum"):
+            await stage.publisher.publish()
+
+
+async def test_an_engine_that_joins_late_gets_the_newest_that_was_published(
+    way: Route | Broadcasts,
+) -> None:
+    async with staged(way, num_actors=1) as stage:
+        await stage.publisher.publish()
+        await stage.publisher.publish()
+        stage.actors.made[0].die()
+        await stage.pool.lap()
+        await until(lambda: len(stage.pool._roster.members) == 1, what="another one joins")
+        assert stage.pool._roster.members[0].version == 2
+        assert stage.has_newest("rollout-1")
+        assert await stage.publisher.publish() == 3
+        assert stage.has_newest("rollout-1")
+
+
+async def test_an_engine_that_dies_of_it_holds_nobody_up(
+    way: Route | Broadcasts, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+
+    async def before(handle: Handle, method: str, *args: Any) -> tuple[Any, ...]:
+        if method.endswith("_weights") and args[0] == 2 and handle.name == "rollout-0":
+            handle.die()
+        return args
+
+    async with staged(way, before=before) as stage:
+        await stage.publisher.publish()
+        assert await stage.publisher.publish() == 2
+        assert stage.has_newest("rollout-1")
+        await until(lambda: len(stage.pool._roster.members) == 2, what="another one joins")
+        assert stage.has_newest("rollout-2")
+        assert "rollout-0 died" in caplog.text
+        if isinstance(way, Broadcasts):
+            assert "policy version 2 goes through the object store" in caplog.text
+            assert stage.learner.num_stored == 1
+        assert await stage.publisher.publish() == 3
+        assert stage.has_newest("rollout-1")
+        assert stage.has_newest("rollout-2")
+        assert stage.learner.num_stored <= 1  # the new group holds
+
+
+async def test_an_engine_that_starts_during_an_export_waits_for_the_new_weights(
+    way: Route | Broadcasts,
+) -> None:
+    async with staged(way) as stage:
+        await stage.publisher.publish()
+        stage.pool.expect_weights()
+        stage.actors.made[0].die()
+        await stage.pool.lap()
+        await until(lambda: len(stage.actors.made) == 3, what="another one starts")
+        assert [m.name for m in stage.pool._roster.members] == ["rollout-1"]
+        assert await stage.publisher.publish() == 2
+        await until(lambda: len(stage.pool._roster.members) == 2, what="it joins")
+        assert stage.has_newest("rollout-2")
+
+
+async def test_older_weights_are_refused() -> None:
+    handle = Handle("rollout-0", as_they_are)
+    await handle.actor.start()
+    learner = Learner()
+    handle.actor._version = PolicyVersion(3)
+    with pytest.raises(WeightSyncError, match="rollout-0 was sent policy version 2 after 3"):
+        await handle.actor.load_weights(PolicyVersion(2), [])
+    learner.close()
