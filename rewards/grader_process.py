@@ -91,7 +91,8 @@ class GraderProcess:
             process.stdin.write(request)
             await process.stdin.drain()
             limit = self._deadline_seconds + _GRACE_SECONDS
-            line = await asyncio.wait_for(process.stdout.readline(), limit)
+            async with asyncio.timeout(limit):
+                line = await process.stdout.readline()
             if not line:
                 raise RuntimeError("it ended without an answer")
             is_answered = True
@@ -116,8 +117,8 @@ class GraderProcess:
         assert self._process.stdout is not None
         is_ready = False
         try:
-            line = await asyncio.wait_for(self._process.stdout.readline(), _START_SECONDS)
-            is_ready = line == READY
+            async with asyncio.timeout(_START_SECONDS):
+                is_ready = await self._process.stdout.readline() == READY
         finally:
             if not is_ready:
                 self._abandon()

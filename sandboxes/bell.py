@@ -21,7 +21,8 @@ class Bell:
         """Wait for a ring, or for this long."""
         self._rung.clear()
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._rung.wait(), seconds)
+            async with asyncio.timeout(seconds):  # wait_for would swallow a cancellation by chance
+                await self._rung.wait()
 
     async def wait(self, is_done: Callable[[], bool], *, seconds: float) -> None:
         """Wait until something is true, or for this long."""

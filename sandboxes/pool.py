@@ -132,7 +132,8 @@ class SandboxPool:
                     return None
                 try:
                     patience = None if healthy else self._quarantine_seconds
-                    await asyncio.wait_for(self._changed.wait(), patience)
+                    async with asyncio.timeout(patience):
+                        await self._changed.wait()
                 except TimeoutError:
                     given_up = True
 

@@ -38,10 +38,10 @@ def was_starved(
     """
     ran, longest_wait = 0.0, 0.0
     for process in _trees(roots):
-        for task in Path(f"/proc/{process}/task").glob("*/schedstat"):
+        for task in _tasks(process):
             try:
-                on_cpu, waiting, _ = task.read_text().split()
-                has_yielded = _has_lowered_its_priority(int(task.parent.name))
+                on_cpu, waiting, _ = (task / "schedstat").read_text().split()
+                has_yielded = _has_lowered_its_priority(int(task.name))
             except (OSError, ValueError):
                 continue
             ran += int(on_cpu) / 1e9
@@ -65,10 +65,18 @@ def _trees(roots: Iterable[int]) -> Iterator[int]:
 
 def _tree(pid: int) -> Iterator[int]:
     yield pid
-    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+    for task in _tasks(pid):
         try:
-            listed = children.read_text().split()
+            listed = (task / "children").read_text().split()
         except OSError:
             continue
         for child in listed:
             yield from _tree(int(child))
+
+
+def _tasks(pid: int) -> list[Path]:
+    """Folders of a process's tasks, none where it has ended, which it may do at any moment."""
+    try:
+        return [Path(f"/proc/{pid}/task/{task}") for task in os.listdir(f"/proc/{pid}/task")]
+    except OSError:
+        return []

@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+import pytest
+
 from sandboxes.processor_time import tree_cpu_seconds, was_starved
 from tests.waiting import wait_until
 
@@ -76,3 +78,21 @@ def test_a_process_that_is_gone_used_nothing() -> None:
     ended.wait()
     assert tree_cpu_seconds([ended.pid]) == 0.0
     assert not was_starved([ended.pid], wall_seconds=1.0, cpus=1.0)
+
+
+@pytest.mark.parametrize(
+    "look", [tree_cpu_seconds, lambda pids: was_starved(pids, wall_seconds=1.0, cpus=1.0)]
+)
+def test_a_process_may_end_while_it_is_looked_at(
+    look: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with started(BUSY) as program:
+        listdir = os.listdir
+
+        def end_and_list(path: str) -> list[str]:
+            program.kill()
+            program.wait()
+            return listdir(path)
+
+        monkeypatch.setattr(os, "listdir", end_and_list)
+        look([program.pid])
