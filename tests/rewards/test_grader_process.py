@@ -4,7 +4,7 @@ import asyncio
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -67,13 +67,22 @@ HOSTILE = {
 SLOW = HOSTILE["deep fractions"]
 
 
-async def correct_in_the_end(grader: GraderProcess, answer: str, reference: str) -> float:
-    """As `correct`, but a deadline that a busy machine missed is no answer."""
+async def graded_in_the_end(
+    grader: GraderProcess, answer: str, reference: str
+) -> Mapping[str, float]:
+    """What a busy machine does not get done is asked for again."""
     while True:
         graded = await grader.grade("math", answer, {"answer": reference})
-        assert not isinstance(graded, Ungraded), graded
-        if "deadline_missed" not in graded:
-            return graded["correct"]
+        if not isinstance(graded, Ungraded):
+            return graded
+        assert "hardly any processor time" in graded.cause
+
+
+async def correct_in_the_end(grader: GraderProcess, answer: str, reference: str) -> float:
+    """As `correct`, but a deadline that a busy machine missed is no answer."""
+    while "deadline_missed" in (graded := await graded_in_the_end(grader, answer, reference)):
+        pass
+    return graded["correct"]
 
 
 async def test_a_hostile_answer_is_wrong_and_harms_no_other(
@@ -81,15 +90,14 @@ async def test_a_hostile_answer_is_wrong_and_harms_no_other(
 ) -> None:
     marker = tmp_path / "marker"
     for name, answer in HOSTILE.items():
-        graded = await hasty.grade("math", answer.replace("{marker}", str(marker)), {"answer": "5"})
-        assert not isinstance(graded, Ungraded), name
+        graded = await graded_in_the_end(hasty, answer.replace("{marker}", str(marker)), "5")
         assert graded["correct"] == 0.0, name
         assert await correct_in_the_end(hasty, r"\boxed{5}", "5") == 1.0, f"after {name}"
     assert not marker.exists()
 
 
 async def test_a_missed_deadline_is_the_answers_fault(hasty: GraderProcess) -> None:
-    graded = await hasty.grade("math", HOSTILE["tower of powers"], {"answer": "5"})
+    graded = await graded_in_the_end(hasty, HOSTILE["tower of powers"], "5")
     assert graded == {"correct": 0.0, "deadline_missed": 1.0}
 
 

@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -193,12 +193,22 @@ class Host:
 SANDBOX_USERS = (61000,)
 
 
-def processes_named(name: str) -> list[int]:
-    """Return the processes whose name a program has set to this."""
+def all_processes() -> set[int]:
+    """Return the numbers of all processes of the machine."""
+    return {int(entry) for entry in os.listdir("/proc") if entry.isdigit()}
+
+
+def processes_named(name: str, *, besides: Collection[int] = ()) -> list[int]:
+    """Return the processes whose name a program has set to this.
+
+    Args:
+        name: As the kernel keeps it.
+        besides: Processes that are not looked at, which would take most of the time.
+    """
     return [
-        int(entry)
-        for entry in os.listdir("/proc")
-        if entry.isdigit() and _read(f"/proc/{entry}/comm").strip() == name
+        pid
+        for pid in sorted(all_processes().difference(besides))
+        if _read(f"/proc/{pid}/comm").strip() == name
     ]
 
 

@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from sandboxes.base import ExecResult, Limits, Outcome, Program, Sandbox
@@ -20,7 +20,7 @@ from sandboxes.jail_command import SANDBOX_UID
 from sandboxes.warm import WarmSandbox
 from tests.sandboxes.hostile import bombs, crowds, escape, protocol, surface, survivors, theft
 from tests.sandboxes.hostile.attempt import PRELUDE, Attempt
-from tests.sandboxes.hostile.host import SECRETS, Host, processes_named, wake
+from tests.sandboxes.hostile.host import SECRETS, Host, all_processes, processes_named, wake
 from tests.sandboxes.hostile.sight import Sight, differences, look_at
 
 ATTEMPTS = [
@@ -47,6 +47,7 @@ _GRACE_SECONDS = 30.0
 _SHORT_SECONDS = 5.0
 _ENDED = "it ended as "
 _LOST = f"{_ENDED}{Outcome.LOST}"
+_STARVED = f"{_LOST} at its wall limit"
 _MEMORY_SLACK = 1.2
 
 
@@ -122,7 +123,8 @@ class Suite:
         if attempt.holds:
             limits = dataclasses.replace(limits, wall_seconds=2 * _HOLD_SECONDS)
         seen = await self._try_within(attempt, limits)
-        if seen and limits.wall_seconds < _SHORT_SECONDS and seen[0].startswith(_LOST):
+        is_short = limits.wall_seconds < _SHORT_SECONDS
+        if seen and seen[0].startswith(_LOST if is_short else _STARVED):
             # A busy machine may lose it; what loses itself will do so again.
             patient = dataclasses.replace(limits, wall_seconds=10 * limits.wall_seconds)
             seen = await self._try_within(attempt, patient)
@@ -133,8 +135,9 @@ class Suite:
         marker = f"t{os.getpid() % 10**6}n{self._number}"
         code = (PRELUDE + attempt.code).format(marker=marker, **self._host.targets)
         program = Program(argv=("python3", "-I", "-S", "-c", code))
+        older = all_processes()
         running = asyncio.create_task(self._sandbox.run(program, limits))
-        seen = await self._watch(attempt, marker, running, limits)
+        seen = await self._watch(attempt, marker, running, limits, besides=older)
         started = time.monotonic()
         result = await running
         seen += self._judge(attempt, result, limits)
@@ -150,13 +153,15 @@ class Suite:
         marker: str,
         running: "asyncio.Task[ExecResult]",
         limits: Limits,
+        *,
+        besides: Collection[int],
     ) -> list[str]:
-        """Look at the program while it runs."""
+        """Look at the program, whose processes are none of `besides`, while it runs."""
         most_processes, most_bytes = 0, 0
         deadline = time.monotonic() + _HOLD_SECONDS
         is_counted = "show()" in attempt.code
         while not running.done() and (attempt.holds or is_counted):
-            pids = processes_named(marker)
+            pids = processes_named(marker, besides=besides)
             if attempt.holds and pids:
                 seen = [word for pid in pids for word in self._look(pid)]
                 seen += self._host.damage()
@@ -192,7 +197,8 @@ class Suite:
         found = []
         allowed = [*attempt.outcomes, *(() if self._has_cgroup else attempt.without_cgroup)]
         if result.outcome not in allowed:
-            found.append(f"{_ENDED}{result.outcome} ({result.stderr[-200:]!r})")
+            when = " at its wall limit" if result.wall_seconds >= limits.wall_seconds else ""
+            found.append(f"{_ENDED}{result.outcome}{when} ({result.stderr[-200:]!r})")
         if attempt.kind == "protocol" and result.exit_code == 0:
             found.append("it made the host believe in success")
         said = result.stdout + result.stderr
