@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := cispo rollout rewards sandboxes launch conf
+# Processes that run tests. More than processors, because much of it is waiting for other processes.
+WORKERS ?= 3
 export OMP_NUM_THREADS := 1
 export PYTHONUNBUFFERED := 1
 
@@ -38,7 +40,7 @@ lint: setup
 	$(BIN)/lint-imports
 
 unit: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS)
 
 clean:
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
