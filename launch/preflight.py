@@ -13,6 +13,7 @@ from cispo.errors import ConfigError
 from cispo.types import Task
 from launch.admitting import cache_of, refused_tasks
 from launch.context import check_context
+from launch.disk_space import check_disk_space, estimated_bytes, num_at_once
 from launch.resume import Resume, read_resume
 from launch.sharing import check_sharing
 from rewards.admission import NEEDS_ADMISSION
@@ -52,6 +53,15 @@ def check_run(cfg: RunConfig) -> tuple[CheckedTasks, Resume]:
             "set a larger number to go on"
         )
     check_run_dir(cfg.run_dir, may_exist=cfg.overwrite or resume.continues(cfg.run_dir))
+    check_disk_space(
+        cfg.run_dir,
+        one_checkpoint=resume.num_bytes or estimated_bytes(cfg.policy, cfg.learner),
+        count=num_at_once(
+            iterations=cfg.iterations - resume.iteration,
+            checkpoint_every=cfg.checkpoint_every,
+            keep=cfg.keep_checkpoints,
+        ),
+    )
     return check_tasks(cfg), resume
 
 

@@ -5,7 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cispo.checkpoint import find_checkpoint, load_groups, refuse_other_config
+from cispo.checkpoint import (
+    checkpoint_bytes,
+    find_checkpoint,
+    load_groups,
+    refuse_other_config,
+)
 from cispo.errors import CheckpointError
 from cispo.types import Group
 
@@ -23,6 +28,7 @@ class Resume:
         in_flight: Groups that were sampled and not yet learned from.
         tracker_run_id: The W&B run that the metrics belong to.
         skipped: What is wrong with each newer checkpoint, which was passed over.
+        num_bytes: Size of the checkpoint.
     """
 
     checkpoint: Path | None = None
@@ -32,6 +38,7 @@ class Resume:
     in_flight: tuple[Group, ...] = ()
     tracker_run_id: str | None = None
     skipped: tuple[str, ...] = ()
+    num_bytes: int = 0
 
     @property
     def keep_through(self) -> int | None:
@@ -67,4 +74,5 @@ def read_resume(resume: str | None, config: Mapping[str, Any]) -> Resume:
         in_flight=load_groups(found.path),
         tracker_run_id=state.tracker_run_id,
         skipped=found.skipped,
+        num_bytes=checkpoint_bytes(found.path),
     )

@@ -2,7 +2,7 @@
 
 from cispo.checkpoint.finding import Found, complete_checkpoints, find_checkpoint
 from cispo.checkpoint.groups import load_groups
-from cispo.checkpoint.manifest import load_state
+from cispo.checkpoint.manifest import checkpoint_bytes, load_state
 from cispo.checkpoint.saving import Checkpoints
 from cispo.checkpoint.state import FREE_KEYS, RunState, refuse_other_config
 
@@ -11,6 +11,7 @@ __all__ = [
     "Checkpoints",
     "Found",
     "RunState",
+    "checkpoint_bytes",
     "complete_checkpoints",
     "find_checkpoint",
     "load_groups",

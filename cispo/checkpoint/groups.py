@@ -122,6 +122,7 @@ def _plain_rollout(rollout: Rollout) -> dict[str, Any]:
         "stop_reason": rollout.stop_reason,
         "oldest_version": rollout.oldest_version,
         "newest_version": rollout.newest_version,
+        "version_runs": rollout.version_runs,
         "submission": rollout.submission,
     }
 
@@ -147,6 +148,7 @@ def _rollout(entry: Mapping[str, Any], reader: _Reader) -> Rollout:
         stop_reason=StopReason(entry["stop_reason"]),
         oldest_version=PolicyVersion(entry["oldest_version"]),
         newest_version=PolicyVersion(entry["newest_version"]),
+        version_runs=tuple((version, count) for version, count in entry["version_runs"]),
         submission=entry["submission"],
         routed_experts=None if routes is None else reader.take("routed_experts", routes).tobytes(),
     )

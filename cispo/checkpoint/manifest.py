@@ -55,7 +55,7 @@ def load_state(checkpoint: Path) -> RunState:
     return RunState(**{field.name: content["state"][field.name] for field in fields(RunState)})
 
 
-def size_bytes(checkpoint: Path) -> int:
+def checkpoint_bytes(checkpoint: Path) -> int:
     """What a checkpoint takes on disk, its manifest left out.
 
     Raises:

@@ -16,22 +16,27 @@ FREE_KEYS = frozenset(
         "resume",
         "checkpoint_every",
         "keep_checkpoints",
+        "max_restarts",
         "overwrite",
         "tracking",
         "cluster",
         "watchdog",
-        "max_restarts",
-        "learner.step_seconds",
+        "weights",
+        "policy.recompute_layers",
         "learner.backend",
         "learner.num_ranks",
+        "learner.sequence_parallel",
         "learner.zero_stage",
+        "learner.offload",
+        "learner.step_seconds",
         "learner.num_cpus",
         "learner.num_gpus",
     }
 )
 """Keys of the configuration that a resumed run may change: none of them alters what is learned.
 
-Those of the learner say on how many processes it is learned, and with how much memory.
+Those of the learner say by how many processes it is learned and where they keep it: other ones add
+the same numbers up in another order.
 """
 
 
