@@ -1,19 +1,23 @@
 """The composition root: from a checked configuration to the parts that the loop drives."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any, TypeVar
 
 from cispo.advantages import advantages
+from cispo.anchor import Proximal, behaviour
 from cispo.checkpoint import Checkpoints
-from cispo.config import AdvantageKind, RunConfig
+from cispo.config import AdvantageKind, AnchorKind, RunConfig
 from cispo.evaluate import HeldOutEvaluator
 from cispo.learner.group import LearnerGroup
 from cispo.meters import Meters
 from cispo.overlap import WorkTimes
 from cispo.ports import Progress, Tracker
+from cispo.stacks import Dump
+from cispo.stopping import StopRequest
 from cispo.stream import OrderedStream
 from cispo.train import Parts
 from cispo.weights.object_store import ObjectStore
@@ -25,6 +29,8 @@ from launch.resume import Resume
 from rewards.pool import RewardPool
 from rollout.pool import RolloutPool
 
+T = TypeVar("T")
+
 
 @asynccontextmanager
 async def build_parts(
@@ -35,15 +41,27 @@ async def build_parts(
     checkpoints: Checkpoints,
     tracker: Tracker,
     progress: Progress,
+    stop: StopRequest,
+    dump: Callable[[], Dump],
 ) -> AsyncIterator[Parts]:
     """Start learner, rollout actors and reward workers side by side, and stop them at the end.
+
+    Args:
+        cfg: The whole configuration.
+        tasks: What the checks read.
+        resume: Where the run begins.
+        checkpoints: Keeps what a resume needs.
+        tracker: Records metrics and rollouts.
+        progress: Shows what the run does now.
+        stop: Asks the loop to end early.
+        dump: Dumps the stacks of all processes.
 
     Raises:
         CispoError: Some did not start; the message names them.
     """
     async with AsyncExitStack() as stack:
         work = WorkTimes(num_engines=cfg.rollout.num_actors)
-        learner, engine, verifier = await _start_actors(cfg, stack, work, progress)
+        learner, engine, verifier = await _start_actors(cfg, stack, work, progress, dump)
         stream = OrderedStream(
             tasks.training,
             engine,
@@ -79,55 +97,80 @@ async def build_parts(
             weights=publisher,
             stream=stream,
             meter=Meters(engine, verifier, work, publisher),
+            anchor=Proximal(learner) if cfg.objective.anchor == AnchorKind.PROXIMAL else behaviour,
             advantages=partial(advantages, kind=AdvantageKind(cfg.objective.advantage)),
             learner=learner,
             tracker=tracker,
             evaluator=evaluator,
             checkpoints=checkpoints,
             progress=progress,
+            stop=stop,
         )
 
 
 async def _start_actors(
-    cfg: RunConfig, stack: AsyncExitStack, work: WorkTimes, progress: Progress
+    cfg: RunConfig,
+    stack: AsyncExitStack,
+    work: WorkTimes,
+    progress: Progress,
+    dump: Callable[[], Dump],
 ) -> tuple[LearnerGroup, RolloutPool, RewardPool]:
     seconds = cfg.cluster.startup_seconds
     async with asyncio.TaskGroup() as starting:
         learner = starting.create_task(
-            LearnerGroup.start(
-                cfg.policy,
-                cfg.learner,
-                cfg.objective,
-                temperature=cfg.rollout.sampling.temperature,
-                seed=cfg.seed,
-                startup_seconds=seconds,
-                progress=progress,
-                work=work,
+            _started(
+                LearnerGroup.start(
+                    cfg.policy,
+                    cfg.learner,
+                    cfg.objective,
+                    temperature=cfg.rollout.sampling.temperature,
+                    seed=cfg.seed,
+                    startup_seconds=seconds,
+                    progress=progress,
+                    work=work,
+                    dump=dump,
+                ),
+                LearnerGroup.stop,
+                stack,
             )
         )
         engine = starting.create_task(
-            RolloutPool.start(
-                cfg.policy,
-                cfg.rollout,
-                startup_seconds=seconds,
-                sandbox=cfg.sandbox,
-                progress=progress,
-                work=work,
+            _started(
+                RolloutPool.start(
+                    cfg.policy,
+                    cfg.rollout,
+                    startup_seconds=seconds,
+                    sandbox=cfg.sandbox,
+                    progress=progress,
+                    work=work,
+                ),
+                RolloutPool.stop,
+                stack,
             )
         )
         verifier = starting.create_task(
-            RewardPool.start(
-                cfg.reward,
-                cfg.sandbox,
-                max_new_tokens=cfg.rollout.sampling.max_new_tokens,
-                startup_seconds=seconds,
-                progress=progress,
+            _started(
+                RewardPool.start(
+                    cfg.reward,
+                    cfg.sandbox,
+                    max_new_tokens=cfg.rollout.sampling.max_new_tokens,
+                    startup_seconds=seconds,
+                    progress=progress,
+                ),
+                RewardPool.close,
+                stack,
             )
         )
-    stack.callback(learner.result().stop)
-    stack.callback(engine.result().stop)
-    stack.callback(verifier.result().close)
     return learner.result(), engine.result(), verifier.result()
+
+
+async def _started(
+    start: Coroutine[Any, Any, T], stop: Callable[[T], None], stack: AsyncExitStack
+) -> T:
+    """Start a part, which is stopped again also where another one fails to start."""
+    part = await start
+    stack.callback(stop, part)
+    return part
 
 
 def _way_of_weights(cfg: RunConfig) -> Route | Broadcasts:

@@ -3,12 +3,15 @@
 import logging
 import math
 import os
+import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from cispo.config import ClusterConfig
 from cispo.errors import ConfigError
+from cispo.stacks import Incarnation, ask
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -20,15 +23,28 @@ ENVIRONMENT = {
 }
 """Set before Ray is imported. One thread a process: two are 4-5 times slower on shared cores."""
 
+_AGENT_PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
+"""Seconds after which Ray's agents end when the daemons of a local cluster are gone; Ray's own 60
+let them outlive a killed driver for more than a minute."""
+
+_REACH_SECONDS = 5.0
+
 
 @contextmanager
-def ray_cluster(cluster: ClusterConfig, *, required_cpus: float) -> Iterator[None]:
+def ray_cluster(
+    cluster: ClusterConfig, *, required_cpus: float, environment: Mapping[str, str] | None = None
+) -> Iterator[None]:
     """Run the block with Ray up; what this process started is shut down again.
 
     A cluster of our own claims at least the CPUs that the run's actors reserve: on a small machine
     they share its cores instead of waiting for each other for ever.
 
     A first start that fails is tried once more: Ray's own agent can miss its deadline.
+
+    Args:
+        cluster: Where.
+        required_cpus: That the run's actors reserve together.
+        environment: Variables of all actors.
 
     Raises:
         ConfigError: There is no cluster at the address.
@@ -44,10 +60,18 @@ def ray_cluster(cluster: ClusterConfig, *, required_cpus: float) -> Iterator[Non
         "object_store_memory": cluster.object_store_bytes,
         "include_dashboard": False,
     }
-    options = local if cluster.address is None else {"address": cluster.address}
+    if cluster.address is None:
+        os.environ.setdefault(*_AGENT_PATIENCE)
+    options: dict[str, Any] = local if cluster.address is None else {"address": cluster.address}
+    heeding = signal.getsignal(signal.SIGTERM)
     for attempt in (1, 2):
         try:
-            ray.init(log_to_driver=False, logging_level=logging.ERROR, **options)
+            ray.init(
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": dict(environment or {})},
+                **options,
+            )
             break
         except ConnectionError as error:
             raise ConfigError(
@@ -58,7 +82,29 @@ def ray_cluster(cluster: ClusterConfig, *, required_cpus: float) -> Iterator[Non
             ray.shutdown()
             if attempt == 2:
                 raise
+    if heeding is not signal.SIG_DFL:  # Ray takes the signal from who had it
+        signal.signal(signal.SIGTERM, heeding)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def ask_elsewhere(host: str, processes: Sequence[Incarnation]) -> None:
+    """Ask processes on another host of the cluster for their stacks; see `cispo.stacks.ask`.
+
+    A host that does not answer is left alone: its processes then count as silent.
+    """
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    import ray
+
+    for node in ray.nodes():
+        if node["Alive"] and node["NodeManagerHostname"] == host:
+            there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
+            task = ray.remote(ask).options(num_cpus=0, scheduling_strategy=there)
+            try:
+                ray.get(task.remote(list(processes)), timeout=_REACH_SECONDS)
+            except RayError as error:
+                logging.getLogger(__name__).warning("no stacks from %s: %s", host, error)

@@ -1,26 +1,30 @@
 """One training run from its configuration to its report."""
 
 import asyncio
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any
 
-from cispo.checkpoint import Checkpoints
-from cispo.config import RunConfig, TrackingConfig
-from cispo.errors import CispoError
-from cispo.ports import Progress, Tracker
-from cispo.tracking.conclude import conclude
-from cispo.tracking.console import open_console
-from cispo.tracking.fanout import Fanout
-from cispo.tracking.jsonl import JsonlTracker
-from cispo.tracking.rollouts import RolloutFiles
-from cispo.tracking.wandb import WandbTracker
+from cispo.checkpoint import Checkpoints, complete_checkpoints
+from cispo.config import RunConfig
+from cispo.errors import CispoError, LearnerError, LearnerLostError
+from cispo.stacks import VARIABLE, Dump, Stacks
+from cispo.tracking.console import RunConsole, open_console, warnings_to
 from cispo.train import train
+from cispo.watchdog import Watchdog
 from launch.build import build_parts
-from launch.cluster import ray_cluster
+from launch.cluster import ask_elsewhere, ray_cluster
+from launch.interrupts import Interrupted, Interrupts
 from launch.preflight import CheckedTasks, make_run_dir
+from launch.processes import end_now
+from launch.restarts import Restarts
 from launch.resume import Resume
+from launch.signals import signals_to
+from launch.trackers import RunTrackers
+
+_FAILED = 2
 
 
 def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Resume) -> None:
@@ -34,45 +38,148 @@ def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Res
 
     Raises:
         CispoError: The run failed; what was logged until then is reported.
+        SystemExit: A signal ended it; the code is 128 and the signal's number.
     """
-    config = asdict(cfg)
     folder = make_run_dir(cfg.run_dir, composed, keep=resume.continues(cfg.run_dir))
-    with open_console(name=cfg.name, iterations=cfg.iterations) as console:
-        files = _trackers(cfg.tracking, folder, resume, name=cfg.name, config=config)
-        tracker = Fanout([*files, console])
+    config = asdict(cfg)
+    stacks = Stacks(folder, elsewhere=ask_elsewhere)
+    with (
+        open_console(name=cfg.name, iterations=cfg.iterations) as console,
+        warnings_to(console.print),
+        closing(stacks),
+    ):
+        for broken in resume.skipped:
+            console.print(f"passed over: {broken}")
+        interrupts = Interrupts(console.print)
+        trackers = RunTrackers(
+            cfg.tracking, folder, resume, name=cfg.name, config=config, console=console
+        )
+        run = _Run(cfg, config, tasks, folder, console, trackers, interrupts, stacks)
+        with (
+            signals_to(interrupts.on_signal),
+            run.watched(),
+            _reported(trackers, console),
+            ray_cluster(
+                cfg.cluster,
+                required_cpus=required_cpus(cfg),
+                environment={VARIABLE: str(stacks.offers)},
+            ),
+        ):
+            num_done = run.train(resume)
+    if interrupts.signal is not None and num_done < cfg.iterations:
+        print(f"stopped by {interrupts.signal.name}; {run.way_on()}", flush=True)
+        raise SystemExit(128 + interrupts.signal)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """What all attempts of a run share."""
+
+    cfg: RunConfig
+    config: Mapping[str, Any]
+    tasks: CheckedTasks
+    folder: Path
+    console: RunConsole
+    trackers: RunTrackers
+    interrupts: Interrupts
+    stacks: Stacks
+
+    def train(self, resume: Resume) -> int:
+        """Train, again from the last checkpoint where the learner is lost; returns iterations done.
+
+        Raises:
+            CispoError: The run failed, or its learner was lost too often.
+        """
+        restarts = Restarts(
+            self.folder / "checkpoints",
+            resume,
+            self.config,
+            max_restarts=self.cfg.max_restarts,
+            say=self.console.print,
+        )
+        while True:
+            try:
+                return asyncio.run(self._attempt(resume))
+            except Interrupted:
+                return resume.iteration
+            except LearnerError as error:
+                # One that never started is rather configured wrongly than lost.
+                if not isinstance(error, LearnerLostError) and not restarts.num_restarts:
+                    raise
+                resume = restarts.after(error, iteration=self.trackers.last_step + 1)
+                self.trackers.restart(resume)
+
+    async def _attempt(self, resume: Resume) -> int:
+        checkpoints = Checkpoints(
+            self.folder / "checkpoints",
+            keep=self.cfg.keep_checkpoints,
+            config=self.config,
+            tracker_run_id=self.trackers.wandb_run_id,
+            warn=self.console.print,
+        )
         try:
-            with ray_cluster(cfg.cluster, required_cpus=required_cpus(cfg)):
-                asyncio.run(_train(cfg, tasks, resume, folder, config, tracker, console.progress))
-        finally:
-            if (folder / "metrics.jsonl").stat().st_size:
-                tracker.finish(conclude(folder, name=cfg.name))
+            with self.interrupts.covering() as stop:
+                async with build_parts(
+                    self.cfg,
+                    self.tasks,
+                    resume,
+                    checkpoints=checkpoints,
+                    tracker=self.trackers,
+                    progress=self.console.progress,
+                    stop=stop,
+                    dump=self.dump,
+                ) as parts:
+                    return await train(
+                        parts,
+                        iterations=self.cfg.iterations,
+                        updates_per_iteration=self.cfg.updates_per_iteration,
+                        evaluate_every=self.cfg.evaluation.every,
+                        checkpoint_every=self.cfg.checkpoint_every,
+                        first_iteration=resume.iteration,
+                        resume_from=resume.checkpoint,
+                    )
+        except BaseExceptionGroup as group:
+            raise _explanation(group) from group
+
+    def dump(self) -> Dump:
+        """Write the stacks of all processes to the run's folder."""
+        return self.stacks.dump(loop=self.interrupts.loop)
+
+    def watched(self) -> Watchdog:
+        """End the run where nothing happens any more, for as long as the block runs."""
+        settings = self.cfg.watchdog
+        return Watchdog(
+            self.console.progress,
+            dump_seconds=settings.dump_seconds,
+            end_seconds=settings.end_seconds,
+            grace_seconds=settings.grace_seconds,
+            dump=self.dump,
+            advice=self.way_on,
+            end=self.interrupts.end,
+            end_hard=lambda error: end_now(_FAILED, f"error: {error}"),
+            warn=self.console.print,
+        )
+
+    def way_on(self) -> str:
+        """Say how this run can be continued."""
+        written = complete_checkpoints(self.folder / "checkpoints")
+        if written:
+            return f"continue with resume={self.cfg.run_dir} (checkpoint {written[-1].name})"
+        if self.cfg.resume:
+            return f"continue with resume={self.cfg.resume}; there is no newer checkpoint"
+        return "there is no checkpoint to continue from yet"
 
 
-async def _train(
-    cfg: RunConfig,
-    tasks: CheckedTasks,
-    resume: Resume,
-    folder: Path,
-    config: Mapping[str, Any],
-    tracker: Tracker,
-    progress: Progress,
-) -> None:
-    checkpoints = Checkpoints(folder / "checkpoints", keep=cfg.keep_checkpoints, config=config)
+@contextmanager
+def _reported(trackers: RunTrackers, console: RunConsole) -> Iterator[None]:
+    """Leave a report however the block ends; one that cannot be written hides no other error."""
     try:
-        async with build_parts(
-            cfg, tasks, resume, checkpoints=checkpoints, tracker=tracker, progress=progress
-        ) as parts:
-            await train(
-                parts,
-                iterations=cfg.iterations,
-                updates_per_iteration=cfg.updates_per_iteration,
-                evaluate_every=cfg.evaluation.every,
-                checkpoint_every=cfg.checkpoint_every,
-                first_iteration=resume.iteration,
-                resume_from=resume.checkpoint,
-            )
-    except BaseExceptionGroup as group:
-        raise _explanation(group) from group
+        yield
+    finally:
+        try:
+            trackers.conclude()
+        except OSError as error:
+            console.print(f"no report can be written: {error}")
 
 
 def _explanation(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -91,24 +198,3 @@ def required_cpus(cfg: RunConfig) -> float:
         + cfg.rollout.num_actors * cfg.rollout.num_cpus
         + cfg.reward.num_workers * cfg.reward.num_cpus
     )
-
-
-def _trackers(
-    tracking: TrackingConfig,
-    folder: Path,
-    resume: Resume,
-    *,
-    name: str,
-    config: Mapping[str, Any],
-) -> list[Tracker]:
-    keep = resume.keep_through
-    trackers: list[Tracker] = [
-        JsonlTracker(folder / "metrics.jsonl", keep_through=keep),
-        RolloutFiles(folder / "rollouts", every=tracking.rollouts_every, keep_through=keep),
-    ]
-    if tracking.wandb_mode != "disabled":
-        mode = cast(Literal["offline", "online"], tracking.wandb_mode)
-        trackers.append(
-            WandbTracker(folder, mode=mode, project=tracking.project, name=name, config=config)
-        )
-    return trackers

@@ -1,5 +1,6 @@
 """Writes what a run leaves behind at its end: summary.json, report.png, report.html."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from cispo.tracking.figure import draw
@@ -9,19 +10,22 @@ from cispo.tracking.rollouts import read_rollouts
 from cispo.tracking.summary import summarise, write_summary
 
 
-def conclude(folder: Path, *, name: str) -> dict[str, object]:
+def conclude(
+    folder: Path, *, name: str, failures: Mapping[str, int] | None = None
+) -> dict[str, object]:
     """Read the run's files and write its summary and report.
 
     Args:
         folder: The run's folder, with `metrics.jsonl` and, where they exist, `config.yaml` and
             `rollouts/`.
         name: Name of the run.
+        failures: What went wrong and is not in the metrics, by kind.
 
     Returns:
         The summary, for `Tracker.finish`.
     """
     history = read_history(folder / "metrics.jsonl")
-    summary = summarise(history)
+    summary = summarise(history, failures=failures)
     write_summary(folder / "summary.json", summary)
     picture = folder / "report.png"
     draw(history, picture, title=name, subtitle=lead(summary))

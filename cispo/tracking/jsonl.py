@@ -5,7 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cispo.errors import ConfigError
+from cispo.errors import ConfigError, RunFolderError
 from cispo.tracking.history import read_history
 from cispo.types import Group, Metrics, RolloutKind
 
@@ -33,12 +33,25 @@ class JsonlTracker:
             shortened = path.with_suffix(".tmp")
             shortened.write_text("".join(kept), encoding="utf-8")
             os.replace(shortened, path)
-        self._file = path.open("a", encoding="utf-8")
+        self._path = path
+        self._file = path.open("ab", buffering=0)
 
     def log(self, step: int, metrics: Metrics) -> None:
-        """Append the step's line and flush it."""
-        self._file.write(line(step, metrics))
-        self._file.flush()
+        """Append the step's line.
+
+        Raises:
+            RunFolderError: It cannot be written whole: without it the run could not be continued.
+        """
+        unwritten = line(step, metrics).encode()
+        try:
+            while unwritten:
+                unwritten = unwritten[self._file.write(unwritten) :]
+        except OSError as error:
+            raise RunFolderError(
+                f"{self._path}: the metrics of step {step} cannot be written "
+                f"({error.strerror or error}); make room, then continue with "
+                f"resume={self._path.parent}"
+            ) from error
 
     def record(
         self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING

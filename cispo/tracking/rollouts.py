@@ -1,7 +1,9 @@
 """Writes rollouts to compressed files, to be read or graded again."""
 
+import contextlib
 import gzip
 import json
+import logging
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,15 +18,21 @@ _NAMES = {RolloutKind.TRAINING: "iteration", RolloutKind.HELD_OUT: "heldout"}
 class RolloutFiles:
     """Writes `iteration_000001.jsonl.gz` and `heldout_000001.jsonl.gz`, one JSON object a rollout.
 
+    A file that cannot be written is counted, said once, and survived: nothing is learned from it.
+
     Args:
         folder: Made when missing.
         every: Iterations between files, whatever their kind; 0 writes none.
         keep_through: On a resume, the checkpoint's iteration: later files are removed.
+
+    Attributes:
+        num_failures: Files that could not be written.
     """
 
     def __init__(self, folder: Path, *, every: int, keep_through: int | None = None) -> None:
         self._folder = folder
         self._every = every
+        self.num_failures = 0
         folder.mkdir(parents=True, exist_ok=True)
         if keep_through is not None:
             for path in folder.glob("*_*.jsonl.gz"):
@@ -44,12 +52,27 @@ class RolloutFiles:
         text = "".join(f"{line}\n" for line in lines)
         path = self._folder / f"{_NAMES[kind]}_{step:06d}.jsonl.gz"
         unfinished = path.with_suffix(".tmp")
-        # Without a time stamp equal rollouts make equal files.
-        unfinished.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
-        os.replace(unfinished, path)
+        try:
+            # Without a time stamp equal rollouts make equal files.
+            unfinished.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
+            os.replace(unfinished, path)
+        except OSError as error:
+            self._count_failure(path, error)
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Nothing is open."""
+
+    def _count_failure(self, path: Path, error: OSError) -> None:
+        self.num_failures += 1
+        if self.num_failures == 1:
+            logging.getLogger(__name__).warning(
+                "%s cannot be written (%s); the run goes on, without rollouts on disk while that "
+                "lasts",
+                path,
+                error.strerror or error,
+            )
 
 
 def read_rollouts(path: Path) -> list[dict[str, Any]]:
@@ -99,4 +122,5 @@ def _trajectory(rollout: Rollout) -> dict[str, Any]:
         "logprob_mean_nats": sum(rollout.behaviour_logprobs) / rollout.num_action_tokens,
         "oldest_version": rollout.oldest_version,
         "newest_version": rollout.newest_version,
+        "version_runs": rollout.version_runs,
     }

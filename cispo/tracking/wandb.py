@@ -1,7 +1,11 @@
-"""Sends metrics to W&B without ever asking a question or ending a run."""
+"""Sends metrics to W&B without ever asking a question, ending a run or holding it up for long."""
 
+import contextlib
 import logging
+import os
 import secrets
+import signal
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -21,12 +25,20 @@ _TABLE_COLUMNS = ("task_id", "source", "response", "reward", "stop_reason", "act
 class WandbTracker:
     """Logs to one W&B run; a failure is counted, said once, and survived.
 
+    A call that does not return in time is the last one: W&B is given up.
+
     Args:
         folder: The run's folder; it keeps W&B's files and the id under which a resume goes on.
         mode: `offline` (upload later with `wandb sync`) or `online`.
         project: W&B project.
         name: Name of the run.
         config: The whole configuration, shown beside the metrics.
+        run_id: W&B run that goes on; None takes that of the folder, or a new one.
+        deadline_seconds: Wall time that a call to W&B may take.
+
+    Attributes:
+        run_id: W&B's name of the run.
+        num_failures: Calls that failed, and those that were left out after W&B was given up.
 
     Raises:
         ConfigError: `online` without credentials: W&B would ask for them.
@@ -40,6 +52,8 @@ class WandbTracker:
         project: str,
         name: str,
         config: Mapping[str, Any],
+        run_id: str | None = None,
+        deadline_seconds: float = 120.0,
     ) -> None:
         if mode == "online" and not wandb.login(prompt=False):
             raise ConfigError(
@@ -47,6 +61,8 @@ class WandbTracker:
                 "`wandb login` first, or use tracking.wandb_mode=offline"
             )
         self.num_failures = 0
+        self.run_id = _run_id(folder / "wandb_run_id.txt", run_id)
+        self._deadline_seconds = deadline_seconds
         self._run: Any = None
 
         def start() -> None:
@@ -55,7 +71,7 @@ class WandbTracker:
                 mode=mode,
                 project=project,
                 name=name,
-                id=_run_id(folder / "wandb_run_id.txt"),
+                id=self.run_id,
                 resume="allow",
                 config=dict(config),
                 settings=wandb.Settings(silent=True, console="off", x_disable_stats=True),
@@ -65,7 +81,7 @@ class WandbTracker:
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Log one step."""
-        self._attempt("log", lambda: self._run.log(dict(metrics), step=step))
+        self._attempt("log metrics", lambda: self._run.log(dict(metrics), step=step))
 
     def record(
         self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
@@ -94,8 +110,11 @@ class WandbTracker:
             self.num_failures += 1
             return
         try:
-            action()
+            _call_within(self._deadline_seconds, action)
         except Exception as error:  # the run is worth more than its dashboard
+            if isinstance(error, TimeoutError):
+                self._run = None
+                _kill_service()
             self.num_failures += 1
             if self.num_failures == 1:
                 logging.getLogger(__name__).warning(
@@ -106,7 +125,44 @@ class WandbTracker:
                 )
 
 
-def _run_id(path: Path) -> str:
-    if not path.exists():
-        path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+def _call_within(seconds: float, action: Callable[[], None]) -> None:
+    """Call in another thread, which is left alone when it takes too long.
+
+    Raises:
+        TimeoutError: It did.
+        Exception: Whatever the action raised.
+    """
+    errors: list[Exception | None] = []
+
+    def call() -> None:
+        try:
+            action()
+        except Exception as error:  # raised again in the caller's thread
+            errors.append(error)
+        else:
+            errors.append(None)
+
+    thread = threading.Thread(target=call, name="W&B", daemon=True)
+    thread.start()
+    thread.join(seconds)
+    if not errors:
+        raise TimeoutError(f"no answer in {seconds:g} s")
+    if errors[0] is not None:
+        raise errors[0]
+
+
+def _kill_service() -> None:
+    """Kill W&B's own process: at its exit this process would wait for it without end."""
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and b"wandb-core" in (entry / "cmdline").read_bytes():
+                os.kill(int(entry.name), signal.SIGKILL)
+
+
+def _run_id(path: Path, given: str | None) -> str:
+    if given is not None or not path.exists():
+        path.write_text(f"{given or secrets.token_hex(4)}\n", encoding="utf-8")
     return path.read_text(encoding="utf-8").strip()
