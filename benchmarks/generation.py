@@ -86,17 +86,14 @@ def decoding_rate(tokens: int, seconds: Seconds) -> float:
 
 
 def ragged(*, quick: bool) -> dict[str, Any]:
-    """Lengths with a long tail: a batch of `generate` waits for its longest row.
-
-    On all threads at once, which is best for everybody with so many rows.
-    """
+    """Lengths with a long tail: a batch of `generate` waits for its longest row."""
     generator = torch.Generator().manual_seed(0)
     drawn = torch.exp(torch.randn(RAGGED_REQUESTS, generator=generator) * 0.9 + 3.2)
     lengths = drawn.clamp(1, LONGEST if not quick else 4).long().tolist()
     result = contest(
         contestants(SMALL, rows=RAGGED_ROWS),
         lengths,
-        threads=THREADS[-1:],
+        threads=THREADS,
         rounds=1,
         rate=lambda seconds: sum(lengths) / sum(seconds),
     )

@@ -178,7 +178,7 @@ def main() -> None:
     if arguments.quick:
         asyncio.run(measure(QUICK_REQUESTS, 30, 1))
         return
-    rows = asyncio.run(measure(REQUESTS, 200, ROUNDS))
+    rows = asyncio.run(measure(REQUESTS, 100, ROUNDS))
     RESULT.write_text(json.dumps({"machine": describe(), "rows": rows}, indent=1) + "\n")
 
 
