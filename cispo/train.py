@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeAlias
 
+from cispo.anchor import Anchor, behaviour
 from cispo.diagnostics import describe, in_task_order, speeds
 from cispo.phases import Phases
 from cispo.ports import (
@@ -42,6 +43,7 @@ class Parts:
         checkpoints: Keeps what a resume needs.
         progress: Shows what the run does now.
         stop: Asks the run to end early.
+        anchor: Decides what the ratio divides by.
     """
 
     weights: WeightSync
@@ -54,6 +56,7 @@ class Parts:
     checkpoints: Checkpoints
     progress: Progress
     stop: StopRequest = field(default_factory=StopRequest)
+    anchor: Anchor = behaviour
 
 
 async def train(
@@ -105,6 +108,7 @@ async def train(
             samples = parts.advantages(groups)
             learned: list[Metrics] = []
             with phase("learn", total=updates_per_iteration):
+                samples = await parts.anchor(samples)  # what pi is divided by
                 for update in equal_slices(samples, updates_per_iteration):
                     if update:
                         learned.append(await parts.learner.step(update))  # ascend J_CISPO

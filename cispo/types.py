@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal, NewType, TypeAlias
 
+from cispo.version_runs import VersionRuns
+
 PolicyVersion = NewType("PolicyVersion", int)
 """How often the learner has published; 1 is the first publish, of the initial weights."""
 
@@ -94,6 +96,8 @@ class Rollout:
         stop_reason: Why it ended.
         oldest_version: Version of the weights that sampled its first action token.
         newest_version: Version of the weights that sampled its last action token.
+        version_runs: Which weights sampled which action tokens: runs (version, count) in order.
+            Filled in where it was one version throughout; empty where only those two are known.
         submission: What it left behind to be graded, such as the diff of an agent's repository;
             None where its text is the answer.
         routed_experts: [T M] one byte each: the experts that the engine chose for each token, all
@@ -109,6 +113,7 @@ class Rollout:
     stop_reason: StopReason
     oldest_version: PolicyVersion
     newest_version: PolicyVersion
+    version_runs: VersionRuns = ()
     submission: str | None = None
     routed_experts: bytes | None = None
 
@@ -120,12 +125,29 @@ class Rollout:
             raise ValueError(f"rollout of {self.task_id} has no action token")
         if self.oldest_version > self.newest_version:
             raise ValueError(f"rollout of {self.task_id}: oldest version is the newer one")
+        if self.oldest_version == self.newest_version and not self.version_runs:
+            runs = ((self.oldest_version, self.num_action_tokens),)
+            object.__setattr__(self, "version_runs", runs)
+        self._check_runs()
         if self.routed_experts is not None and self.num_routes * len(self.token_ids) != len(
             self.routed_experts
         ):
             raise ValueError(
                 f"rollout of {self.task_id}: {len(self.routed_experts)} routed experts for "
                 f"{len(self.token_ids)} tokens"
+            )
+
+    def _check_runs(self) -> None:
+        if not self.version_runs:
+            return
+        versions = [version for version, _ in self.version_runs]
+        counted = sum(count for _, count in self.version_runs)
+        extremes = (min(versions), max(versions))
+        known = (self.oldest_version, self.newest_version)
+        if counted != self.num_action_tokens or extremes != known:
+            raise ValueError(
+                f"rollout of {self.task_id}: version_runs {self.version_runs} are not those of "
+                f"{self.num_action_tokens} action tokens of versions {known[0]} to {known[1]}"
             )
 
     @property
@@ -205,8 +227,19 @@ class Sample:
         rollout: The trajectory.
         advantage: A of eq. 2, the same for every action token.
         group_index: Index of its group, which prompt-averaged token weights need.
+        anchor_logprobs: [T] in nats, what the ratio divides by; None where that is the rollout's
+            `behaviour_logprobs`. See `cispo.anchor`.
     """
 
     rollout: Rollout
     advantage: float
     group_index: int
+    anchor_logprobs: Sequence[float] | None = None
+
+    def __post_init__(self) -> None:
+        length = len(self.rollout.token_ids)
+        if self.anchor_logprobs is not None and len(self.anchor_logprobs) != length:
+            raise ValueError(
+                f"sample of {self.rollout.task_id}: {len(self.anchor_logprobs)} anchors for "
+                f"{length} tokens"
+            )

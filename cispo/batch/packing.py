@@ -28,6 +28,7 @@ class Batch:
         versions: [S] int64, the policy version that sampled the sequence, or `MIXED_VERSIONS`.
         task_ids: S task ids, to name the culprit of a non-finite number.
         routed_experts: [T, M] uint8, see `Rollout.routed_experts`; None where no rollout has any.
+        anchor_logprobs: [T] float32, see `Sample.anchor_logprobs`; None where all are log mu.
     """
 
     token_ids: Tensor
@@ -39,6 +40,12 @@ class Batch:
     versions: Tensor
     task_ids: tuple[str, ...]
     routed_experts: Tensor | None = None
+    anchor_logprobs: Tensor | None = None
+
+    @property
+    def anchor(self) -> Tensor:
+        """[T] float32, the logarithm in nats of what the ratio divides by; 0 off the mask."""
+        return self.behaviour_logprobs if self.anchor_logprobs is None else self.anchor_logprobs
 
     @property
     def num_tokens(self) -> int:
@@ -62,6 +69,11 @@ class Batch:
                 None
                 if self.routed_experts is None
                 else self.routed_experts.to(device, non_blocking=True)
+            ),
+            anchor_logprobs=(
+                None
+                if self.anchor_logprobs is None
+                else self.anchor_logprobs.to(device, non_blocking=True)
             ),
         )
 
@@ -119,7 +131,20 @@ def collate(samples: Sequence[Sample], token_weights: Sequence[float]) -> Batch:
         versions=torch.tensor(versions, dtype=torch.int64),
         task_ids=tuple(rollout.task_id for rollout in rollouts),
         routed_experts=_routed_experts(rollouts),
+        anchor_logprobs=_anchor_logprobs(samples),
     )
+
+
+def _anchor_logprobs(samples: Sequence[Sample]) -> Tensor | None:
+    if all(sample.anchor_logprobs is None for sample in samples):
+        return None
+    anchors = [
+        sample.rollout.behaviour_logprobs
+        if sample.anchor_logprobs is None
+        else sample.anchor_logprobs
+        for sample in samples
+    ]
+    return torch.from_numpy(_joined(anchors, np.float32))
 
 
 def _joined(parts: Sequence[Sequence[float]], dtype: npt.DTypeLike) -> npt.NDArray[np.generic]:

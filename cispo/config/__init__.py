@@ -9,7 +9,13 @@ from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
 from cispo.config.export import ExportConfig
 from cispo.config.judge import JudgeConfig
 from cispo.config.learner import LearnerConfig, Offload, OptimizerConfig
-from cispo.config.objective import AdvantageKind, ObjectiveConfig, ObjectiveKind, TokenWeighting
+from cispo.config.objective import (
+    AdvantageKind,
+    AnchorKind,
+    ObjectiveConfig,
+    ObjectiveKind,
+    TokenWeighting,
+)
 from cispo.config.policy import PolicyConfig, SamplingConfig
 from cispo.config.run import RunConfig, SftConfig, TrackingConfig
 from cispo.config.sandbox import SandboxConfig
@@ -19,6 +25,7 @@ from cispo.config.weights import WeightsConfig
 
 __all__ = [
     "AdvantageKind",
+    "AnchorKind",
     "ClusterConfig",
     "EvaluationConfig",
     "ExportConfig",

@@ -34,6 +34,13 @@ class ObjectiveKind(StrEnum):
     REINFORCE = "reinforce"
 
 
+class AnchorKind(StrEnum):
+    """What the ratio divides by; see `cispo.anchor`."""
+
+    BEHAVIOUR = "behaviour"
+    PROXIMAL = "proximal"
+
+
 @dataclass(slots=True, kw_only=True)
 class ObjectiveConfig:
     """The loss and what surrounds it.
@@ -46,6 +53,12 @@ class ObjectiveConfig:
             which is 0.
         allow_ratio_min: Opt in to a positive `ratio_min` with CISPO, which the paper advises
             against.
+        anchor: What the ratio divides by: `behaviour` is mu as the engine recorded it when it
+            sampled; `proximal` is pi at the start of the iteration, by the learner's own kernels,
+            for a forward pass more an iteration. The bounds then bound pi/pi_proximal.
+        correction_max: Upper bound, >= 1, of pi_proximal/mu, by which `anchor: proximal` multiplies
+            advantages, so that engine and staleness are corrected for once; null leaves that out,
+            and takes the engine's recorded log-probabilities for pi's.
         advantage: Estimator of the advantage.
         token_weighting: Which average over tokens; `prompt` is eq. 4.
         dynamic_sampling: Replace groups whose rewards are all equal by further tasks, as in DAPO.
@@ -56,6 +69,8 @@ class ObjectiveConfig:
     ratio_max: float = 5.0
     ratio_min: float = 0.0
     allow_ratio_min: bool = False
+    anchor: str = AnchorKind.BEHAVIOUR
+    correction_max: float | None = None
     advantage: str = AdvantageKind.GROUP_STD
     token_weighting: str = TokenWeighting.PROMPT
     dynamic_sampling: bool = True
@@ -63,6 +78,20 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require_member(ObjectiveKind, "objective.kind", self.kind)
+        require_member(AnchorKind, "objective.anchor", self.anchor)
+        require(
+            self.correction_max is None or self.correction_max >= 1.0,
+            "objective.correction_max",
+            self.correction_max,
+            "it bounds the ratio pi_proximal/mu itself, so it must be >= 1, or null",
+        )
+        require(
+            self.correction_max is None or self.anchor == AnchorKind.PROXIMAL,
+            "objective.correction_max",
+            self.correction_max,
+            "with objective.anchor=behaviour the ratio is pi/mu, and would count the gap between "
+            "engine and learner twice; set it to null, or objective.anchor=proximal",
+        )
         require_member(AdvantageKind, "objective.advantage", self.advantage)
         require_member(TokenWeighting, "objective.token_weighting", self.token_weighting)
         require(

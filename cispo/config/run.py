@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
 from cispo.config.learner import LearnerConfig, OptimizerConfig
-from cispo.config.objective import ObjectiveConfig
+from cispo.config.objective import AnchorKind, ObjectiveConfig
 from cispo.config.policy import PolicyConfig
 from cispo.config.require import require
 from cispo.config.sandbox import SandboxConfig
@@ -101,6 +101,21 @@ class RunConfig:
             self.updates_per_iteration,
             f"must divide tasks_per_iteration={self.tasks_per_iteration}, "
             f"for example {_largest_divisor(self.tasks_per_iteration, self.updates_per_iteration)}",
+        )
+        is_proximal = self.objective.anchor == AnchorKind.PROXIMAL
+        require(
+            not (is_proximal and self.updates_per_iteration == 1),
+            "objective.anchor",
+            self.objective.anchor,
+            "with updates_per_iteration=1 the ratio pi/pi_proximal is always 1 and no clip ever "
+            "acts; use objective.anchor=behaviour, or several updates",
+        )
+        require(
+            not (is_proximal and self.max_staleness > 0 and self.objective.correction_max is None),
+            "objective.correction_max",
+            self.objective.correction_max,
+            f"with objective.anchor=proximal nothing else corrects for max_staleness="
+            f"{self.max_staleness}; set it to 2.0, or objective.anchor=behaviour",
         )
         require(
             not (self.policy.dtype == "bfloat16" and self.learner.backend == "deepspeed")

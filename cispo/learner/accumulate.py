@@ -75,6 +75,7 @@ def accumulate(
             aux_loss=aux_loss,
             ratio_max=rule.ratio_max,
             ratio_min=rule.ratio_min,
+            correction_max=rule.correction_max,
             fresh_version=fresh_version,
         )
         if statistics is None:
@@ -100,7 +101,8 @@ def _share_of_tokens(batch: Batch, num_tokens: int) -> float:
 @torch.no_grad()
 def _check(batch: Batch, logprobs: Tensor, loss: Tensor) -> _Check:
     is_counted = batch.token_weights != 0
-    numbers = logprobs - batch.behaviour_logprobs + batch.advantages + batch.token_weights
+    numbers = logprobs - batch.behaviour_logprobs - batch.anchor + batch.advantages
+    numbers += batch.token_weights
     is_bad = is_counted & ~numbers.isfinite()
     flags = torch.stack([is_bad.any(), ~loss.isfinite()])
     return _Check(batch, logprobs.detach(), is_bad, flags)

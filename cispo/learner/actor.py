@@ -6,9 +6,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
-import ray
+import numpy as np
+import numpy.typing as npt
 import torch
 
+import ray
 from cispo.config import LearnerConfig, ObjectiveConfig, Offload
 from cispo.errors import WeightSyncError
 from cispo.learner.local import LocalLearner
@@ -27,6 +29,8 @@ class _Learner(Protocol):
     """What `LocalLearner` and `DeepSpeedLearner` have in common."""
 
     def step(self, samples: Sequence[Sample]) -> Metrics: ...
+
+    def logprobs(self, samples: Sequence[Sample]) -> dict[int, npt.NDArray[np.float32]]: ...
 
     def save(self, folder: Path) -> None: ...
 
@@ -103,6 +107,10 @@ class LearnerActor:
     def step(self, samples: Sequence[Sample]) -> Metrics:
         """Take one optimizer step; see `cispo.ports.Learner`."""
         return self._learner.step(samples)
+
+    def logprobs(self, samples: Sequence[Sample]) -> dict[int, npt.NDArray[np.float32]]:
+        """Score this rank's share; see `cispo.anchor.Scorer`."""
+        return self._learner.logprobs(samples)
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer and schedule."""

@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import deepspeed
+import numpy as np
+import numpy.typing as npt
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -19,6 +21,7 @@ from cispo.learner.float_weights import FloatWeights
 from cispo.learner.optim import adamw, learning_rate, set_learning_rate
 from cispo.learner.rule import UpdateRule, micro_batches
 from cispo.learner.saved import read_note, write_note
+from cispo.learner.scoring import score
 from cispo.learner.shards import DEEPSPEED_TAG, ORDER
 from cispo.learner.statistics import Statistics, metrics
 from cispo.learner.universal import attempt_conversion
@@ -148,6 +151,18 @@ class DeepSpeedLearner:
             "learn/grad_norm": norm,
             "learn/lr": lr,
         }
+
+    def logprobs(self, samples: Sequence[Sample]) -> dict[int, npt.NDArray[np.float32]]:
+        """Score this rank's share of `samples`, by position; see `cispo.anchor.Scorer`."""
+        return score(
+            samples,
+            self,
+            rule=self._rule,
+            device=self._engine.device,
+            rank=self._rank // self._sequence_parallel,
+            num_ranks=self._num_ranks // self._sequence_parallel,
+            pads_rows=self._engine.module.pads_rows,
+        )
 
     def buckets(
         self, *, version: int, max_bytes: int, allocate: Allocate = fresh_buffer

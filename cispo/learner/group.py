@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray.exceptions import RayError
 
+import ray
 from cispo.arrivals import missing_after
 from cispo.config import LearnerConfig, ObjectiveConfig, PolicyConfig
 from cispo.errors import LearnerError
@@ -28,7 +28,7 @@ from cispo.weights.outlet import BUCKET_BYTES, Route, Ticket, WeightExport
 
 _OBJECT_STORE = ObjectStore()
 _PHASE = "start learner"
-_PHASES = {"step": "learn", "save": "checkpoint", "export_weights": "publish"}
+_PHASES = {"step": "learn", "logprobs": "learn", "save": "checkpoint", "export_weights": "publish"}
 _GRACE_SECONDS = 30.0
 """After one rank failed the others have this long to say why, before the message is written."""
 
@@ -162,6 +162,14 @@ class LearnerGroup:
         with self._work.learner():
             metrics: Metrics = (await self._on_all("step", shared))[0]
         return metrics
+
+    async def logprobs(self, samples: Sequence[Sample]) -> Sequence[Sequence[float]]:
+        """Score samples by the weights as they stand; see `cispo.anchor.Scorer`."""
+        shared = ray.put(samples)
+        found: dict[int, Sequence[float]] = {}
+        for share in await self._on_all("logprobs", shared):
+            found |= share
+        return [found[index] for index in range(len(samples))]
 
     async def save(self, folder: Path) -> None:
         """Write weights, optimizer and schedule into a folder that all ranks can reach."""

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
@@ -13,6 +15,7 @@ from cispo.learner.accumulate import accumulate
 from cispo.learner.optim import adamw, learning_rate, set_learning_rate
 from cispo.learner.rule import UpdateRule, micro_batches
 from cispo.learner.saved import read_note, write_note
+from cispo.learner.scoring import score
 from cispo.learner.shards import LOCAL_FILE, ORDER
 from cispo.learner.statistics import metrics
 from cispo.learner.torch_files import write_file
@@ -114,6 +117,16 @@ class LocalLearner:
             "learn/grad_norm": norm.item(),
             "learn/lr": lr,
         }
+
+    def logprobs(self, samples: Sequence[Sample]) -> dict[int, npt.NDArray[np.float32]]:
+        """Score `samples`, by position; see `cispo.anchor.Scorer`."""
+        return score(
+            samples,
+            self,
+            rule=self._rule,
+            device=self._device,
+            pads_rows=self._policy.pads_rows,
+        )
 
     def buckets(
         self, *, version: int, max_bytes: int, allocate: Allocate = fresh_buffer

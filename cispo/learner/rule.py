@@ -10,6 +10,7 @@ from cispo.batch.plan import plan_passes
 from cispo.batch.token_weights import token_weights
 from cispo.config import ObjectiveConfig, ObjectiveKind, TokenWeighting
 from cispo.objectives import Objective, objective
+from cispo.objectives.ratio import log_ratio
 from cispo.types import Sample
 
 
@@ -26,6 +27,8 @@ class UpdateRule:
             or of the ranks that share a row.
         temperature: The temperature at which the engine samples; log pi is taken at it too.
         router_aux_loss_coef: Weight of the experts' balance loss.
+        correction_max: Upper bound of anchor/mu, by which advantages are multiplied where the ratio
+            divides by another anchor than mu; None leaves that out.
     """
 
     objective: Objective
@@ -35,13 +38,18 @@ class UpdateRule:
     micro_batch_tokens: int
     temperature: float = 1.0
     router_aux_loss_coef: float = 0.0
+    correction_max: float | None = None
 
     def loss(self, batch: Batch, logprobs: Tensor) -> tuple[Tensor, Tensor]:
         """The objective's loss of a micro-batch and its clipped ratios."""
+        advantages = batch.advantages
+        if self.correction_max is not None:
+            gap = log_ratio(batch.anchor, batch.behaviour_logprobs, batch.token_weights != 0)
+            advantages = advantages * gap.exp().clamp(max=self.correction_max)
         return self.objective(
             logprobs,
-            batch.behaviour_logprobs,
-            batch.advantages,
+            batch.anchor,
+            advantages,
             batch.token_weights,
             cu_seqlens=batch.cu_seqlens,
         )
@@ -65,6 +73,7 @@ def update_rule(
         micro_batch_tokens=micro_batch_tokens,
         temperature=temperature,
         router_aux_loss_coef=router_aux_loss_coef,
+        correction_max=config.correction_max,
     )
 
 

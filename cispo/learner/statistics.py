@@ -36,6 +36,9 @@ SUMS = (
     "entropy",
     "k1",
     "k3",
+    "corrected",
+    "correction",
+    "correction_capped",
     "fresh",
     "gap",
     "p",
@@ -97,6 +100,7 @@ def measure(
     ratio_max: float,
     ratio_min: float,
     fresh_version: int | None,
+    correction_max: float | None = None,
 ) -> Statistics:
     """Measure one micro-batch; a sequence with token weights of zero is not there.
 
@@ -110,6 +114,7 @@ def measure(
         ratio_min: A weight at this bound, where the token's ratio is not, counts as floored.
         fresh_version: Version of the policy as it stands, whose tokens show the mismatch between
             engine and learner. None once the policy has moved on.
+        correction_max: Upper bound of anchor/mu; None where nothing is corrected by it.
     """
     is_counted = batch.token_weights != 0
     logprobs = scores.logprobs.detach()[is_counted]
@@ -122,7 +127,8 @@ def measure(
     if load is not None:
         statistics.expert_counts.copy_(load.counts)
         statistics.router_entropy.copy_(load.entropy * batch.num_tokens)
-    log_ratios = logprobs - behaviour
+    anchor = batch.anchor[is_counted]
+    log_ratios = logprobs - anchor
     values = _ratio_values(
         log_ratios,
         weights[is_counted],
@@ -131,12 +137,19 @@ def measure(
         ratio_min=ratio_min,
     )
     values["entropy"] = scores.entropy.detach()[is_counted]
+    log_gaps = logprobs - behaviour
+    values |= {"k1": -log_gaps, "k3": log_gaps.expm1() - log_gaps}
+    if correction_max is not None:
+        corrections = (anchor - behaviour).exp()
+        values["corrected"] = torch.ones_like(corrections)
+        values["correction"] = corrections.clamp(max=correction_max)
+        values["correction_capped"] = corrections > correction_max
     statistics.maxima[:2] = torch.stack([log_ratios.max(), (-log_ratios).max()])
     if fresh_version is not None:
         lengths = batch.cu_seqlens.diff().long()
         is_fresh = (batch.versions == fresh_version).repeat_interleave(lengths)[is_counted]
         values |= _gap_values(logprobs, behaviour, is_fresh)
-        statistics.maxima[2] = torch.where(is_fresh, log_ratios.abs(), -math.inf).max()
+        statistics.maxima[2] = torch.where(is_fresh, log_gaps.abs(), -math.inf).max()
     values |= {"loss": loss, "aux_loss": aux_loss, "tokens": torch.tensor(batch.num_tokens)}
     for name, value in values.items():
         statistics.sums[SUMS.index(name)] = value.sum(dtype=torch.float64)
@@ -168,8 +181,6 @@ def _ratio_values(
         "capped_positive": is_capped & is_positive,
         "capped_negative": is_capped & is_negative,
         "inert": (ratios - 1.0).abs() < INERT,
-        "k1": -log_ratios,
-        "k3": log_ratios.expm1() - log_ratios,
     }
 
 
@@ -212,6 +223,9 @@ def metrics(statistics: Statistics) -> dict[str, float]:
     }
     for percent in (1, 10, 50, 90, 99):
         numbers[f"ratio/p{percent:02d}"] = _ratio_quantile(statistics.histogram, percent / 100)
+    if s["corrected"]:
+        numbers["correction/mean"] = s["correction"] / s["corrected"]
+        numbers["correction/capped_fraction"] = s["correction_capped"] / s["corrected"]
     if s["fresh"]:
         numbers["mismatch/mean_nats"] = s["gap"] / s["fresh"]
         numbers["mismatch/max_nats"] = top["gap"]
