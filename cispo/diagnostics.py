@@ -165,7 +165,17 @@ def _staleness(samples: Sequence[Sample], version: PolicyVersion) -> dict[str, f
     ages = [version - sample.rollout.oldest_version for sample in samples]
     if not ages:
         return {}
-    return {"staleness/mean": _mean(ages), "staleness/max": float(max(ages))}
+    rollouts = [sample.rollout for sample in samples]
+    described = {
+        "staleness/mean": _mean(ages),
+        "staleness/max": float(max(ages)),
+        "staleness/mixed_fraction": _mean([r.oldest_version < r.newest_version for r in rollouts]),
+    }
+    by_token = [(version - one, count) for r in rollouts for one, count in r.version_runs]
+    if by_token:
+        total = sum(age * count for age, count in by_token)
+        described["staleness/token_mean"] = total / sum(count for _, count in by_token)
+    return described
 
 
 def _learned(learned: Sequence[Metrics]) -> dict[str, float]:

@@ -165,4 +165,5 @@ def _rollout(request: Request, member: Finished, tokenizer: Any) -> Rollout:
         stop_reason=member.stop_reason,
         oldest_version=member.oldest_version,
         newest_version=member.newest_version,
+        version_runs=member.version_runs,
     )

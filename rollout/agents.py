@@ -52,8 +52,7 @@ class EngineTurns:
             is_sampled=finished.is_sampled,
             routed_experts=finished.routed_experts,
             stop_reason=finished.stop_reason,
-            oldest_version=finished.oldest_version,
-            newest_version=finished.newest_version,
+            version_runs=finished.version_runs,
         )
 
 

@@ -14,6 +14,7 @@ from typing import Protocol
 from cispo.policy.tool_calls import ToolCallError, parse_tool_calls
 from cispo.seeding import stream_seed
 from cispo.types import Message, PolicyVersion, Rollout, StopReason, Task
+from cispo.version_runs import VersionRuns, joined_runs
 from rollout.routes import joined_routes
 from rollout.tools import Toolbox, readable
 from sandboxes.workspace import WorkspaceLostError
@@ -29,16 +30,14 @@ class Turn:
         is_sampled: [T] False on tokens that the engine forced.
         routed_experts: [T M] see `cispo.types.Rollout`; None where the engine keeps no record.
         stop_reason: Why it ended.
-        oldest_version: Weights that sampled its first token.
-        newest_version: Weights that sampled its last token.
+        version_runs: Which weights drew its sampled tokens; see `cispo.types.Rollout`.
     """
 
     token_ids: Sequence[int]
     logprobs: Sequence[float]
     is_sampled: Sequence[bool]
     stop_reason: StopReason
-    oldest_version: PolicyVersion
-    newest_version: PolicyVersion
+    version_runs: VersionRuns
     routed_experts: bytes | None = None
 
 
@@ -87,7 +86,7 @@ class _Transcript:
     action_mask: list[bool]
     logprobs: list[float]
     said: list[str] = field(default_factory=list)
-    versions: list[PolicyVersion] = field(default_factory=list)
+    version_runs: list[tuple[int, int]] = field(default_factory=list)
     routes: list[tuple[int, bytes | None]] = field(default_factory=list)
 
     def add_turn(self, turn: Turn, text: str) -> None:
@@ -96,7 +95,7 @@ class _Transcript:
         self.logprobs += turn.logprobs
         self.routes.append((len(turn.token_ids), turn.routed_experts))
         self.said.append(text)
-        self.versions += (turn.oldest_version, turn.newest_version)
+        self.version_runs += turn.version_runs
 
     def add_results(self, token_ids: Sequence[int]) -> None:
         self.token_ids += token_ids
@@ -146,6 +145,7 @@ async def run_episode(
         if not any(transcript.action_mask):
             raise
         reason = StopReason.ABORTED
+    version_runs = joined_runs(transcript.version_runs)
     return Rollout(
         task_id=task.task_id,
         token_ids=tuple(transcript.token_ids),
@@ -153,8 +153,9 @@ async def run_episode(
         behaviour_logprobs=tuple(transcript.logprobs),
         text="\n".join(transcript.said),
         stop_reason=reason,
-        oldest_version=min(transcript.versions),
-        newest_version=max(transcript.versions),
+        oldest_version=PolicyVersion(version_runs[0][0]),
+        newest_version=PolicyVersion(version_runs[-1][0]),
+        version_runs=version_runs,
         submission=submission,
         routed_experts=joined_routes(transcript.routes),
     )

@@ -18,7 +18,7 @@ class Owner:
     Attributes:
         request: The request.
         member: Which of its members.
-        oldest_version: Weights that sampled the first token.
+        version_starts: Each version of the weights with the first token that it sampled.
         num_streamed: Tokens that were handed out as increments.
         num_replayed: Tokens whose log-probabilities were replaced by `replace_logprobs`.
         top_logprobs: A list a token, where the request asks for them.
@@ -27,7 +27,7 @@ class Owner:
 
     request: Request
     member: int
-    oldest_version: PolicyVersion
+    version_starts: list[tuple[int, int]] = field(default_factory=list)
     num_streamed: int = 0
     num_replayed: int = 0
     top_logprobs: list[TopLogprobs] = field(default_factory=list)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from cispo.types import PolicyVersion, StopReason
+from cispo.types import StopReason
+from cispo.version_runs import sampled_runs
 from rollout.backends.base import Finished, Increment
 from rollout.owners import Owner
 from rollout.records import Records
@@ -57,9 +58,8 @@ def finished_member(
     *,
     is_sampled: list[bool],
     reason: StopReason,
-    version: PolicyVersion,
 ) -> Finished:
-    """Return all of a row; `version` sampled its last token."""
+    """Return all of a row."""
     token_ids, logprobs, full_logprobs = records.read(row, slice(len(is_sampled)))
     return Finished(
         request_id=owner.request.request_id,
@@ -71,6 +71,5 @@ def finished_member(
         top_logprobs=owner.top_logprobs if owner.request.top_logprobs else None,
         routed_experts=records.routes(row, len(is_sampled)),
         stop_reason=reason,
-        oldest_version=owner.oldest_version,
-        newest_version=version,
+        version_runs=sampled_runs(owner.version_starts, is_sampled),
     )

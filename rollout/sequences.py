@@ -74,6 +74,7 @@ class Sequences:
         self._records = Records(capacity, num_routes=num_routes, device=device)
         self._codes = torch.zeros_like(self._columns.counts)
         self._active: _Active | None = None
+        self._version: PolicyVersion | None = None
         self._texts: TextRules | None = None
         if stop.text is not None:
             self._texts = TextRules(
@@ -95,15 +96,15 @@ class Sequences:
         """Rows that may still be admitted."""
         return self.capacity - self.num_active
 
-    def admit(self, request: Request, members: range, version: PolicyVersion) -> slice:
-        """Append members of a request; `version` will sample their first token.
+    def admit(self, request: Request, members: range) -> slice:
+        """Append members of a request.
 
         Returns:
             Their rows.
         """
         rows = slice(self.num_active, self.num_active + len(members))
         texts = watched_texts(request)
-        self.owners += [Owner(request, member, version, texts=texts) for member in members]
+        self.owners += [Owner(request, member, texts=texts) for member in members]
         self._columns.begin(rows, request, members)
         if self._texts is not None:
             for row in range(rows.start, rows.stop):
@@ -120,6 +121,8 @@ class Sequences:
         Raises:
             DivergedError: A row's logits are not finite.
         """
+        if self._active is None or version != self._version:
+            self._sign(version)
         active, rows_of_likeliest = self._active or self._views()
         counts, streaks = active.counts, active.streaks
         sampled = self._sample(logits, active, version)
@@ -154,9 +157,9 @@ class Sequences:
         """Leave the choice of experts to the learner, for all tokens of a row so far."""
         self._records.forget_routes(row, int(self._columns.counts[row]))
 
-    def finished(self, rows: Sequence[int], version: PolicyVersion) -> list[Finished]:
-        """Return what ended rows sampled; `version` sampled their last token."""
-        return [self._finished(row, version) for row in rows]
+    def finished(self, rows: Sequence[int]) -> list[Finished]:
+        """Return what ended rows sampled."""
+        return [self._finished(row) for row in rows]
 
     def retire(self, rows: Sequence[int]) -> Moves:
         """Drop rows, ascending, and close the gaps with the last rows; returns what moved."""
@@ -242,6 +245,13 @@ class Sequences:
         if self._texts is not None:
             self._texts.note_rows(self.owners, num_before)
 
+    def _sign(self, version: PolicyVersion) -> None:
+        """Note the version that samples the next tokens, for rows that another one sampled."""
+        self._version = version
+        for row, owner in enumerate(self.owners):
+            if not owner.version_starts or owner.version_starts[-1][0] != version:
+                owner.version_starts.append((version, int(self._columns.counts[row])))
+
     def _views(self) -> _Active:
         """Look at the running rows, until rows come or go."""
         likeliest = [r for r, o in enumerate(self.owners) if o.request.top_logprobs]
@@ -278,7 +288,7 @@ class Sequences:
         if increment is not None:
             self._increments.append(increment)
 
-    def _finished(self, row: int, version: PolicyVersion) -> Finished:
+    def _finished(self, row: int) -> Finished:
         self._stream(row)
         reason = REASON_OF_CODE[int(self._codes[row])]
         assert reason is not None, f"row {row} is still running"
@@ -288,5 +298,4 @@ class Sequences:
             row,
             is_sampled=self.is_sampled(row),
             reason=reason,
-            version=version,
         )

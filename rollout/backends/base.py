@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from cispo.types import PolicyVersion, StopReason
+from cispo.version_runs import VersionRuns
 
 if TYPE_CHECKING:
     from cispo.config import SamplingConfig
@@ -110,8 +111,7 @@ class Finished:
         routed_experts: [T M] the experts that its tokens went to when they were read, as in
             `cispo.types.Rollout`; None where the engine keeps no record.
         stop_reason: Why it ended.
-        oldest_version: Weights that sampled its first token.
-        newest_version: Weights that sampled its last token.
+        version_runs: Which weights drew its sampled tokens; see `cispo.types.Rollout`.
     """
 
     request_id: int
@@ -123,8 +123,17 @@ class Finished:
     top_logprobs: Sequence[TopLogprobs] | None = None
     routed_experts: bytes | None = None
     stop_reason: StopReason
-    oldest_version: PolicyVersion
-    newest_version: PolicyVersion
+    version_runs: VersionRuns
+
+    @property
+    def oldest_version(self) -> PolicyVersion:
+        """Weights that sampled its first token."""
+        return PolicyVersion(self.version_runs[0][0])
+
+    @property
+    def newest_version(self) -> PolicyVersion:
+        """Weights that sampled its last token."""
+        return PolicyVersion(self.version_runs[-1][0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -252,7 +252,7 @@ class LightningBackend:
             else:
                 count = min(reading.remaining, self._sequences.num_free)
                 members = range(reading.next_member, reading.next_member + count)
-                self._sequences.admit(reading.request, members, self._version)
+                self._sequences.admit(reading.request, members)
                 reading.next_member = members.stop
             assert reading.read is not None
             rows = self._index(range(first, first + count))
@@ -270,7 +270,7 @@ class LightningBackend:
         ended = self._sequences.draw(logits, self._version)
         if ended and self._replays:
             replay(self._model, self._sequences, ended)
-        finished = self._sequences.finished(ended, self._version)
+        finished = self._sequences.finished(ended)
         self._retire(ended)
         self._statistics.sampled_tokens += num_active
         self._statistics.decode_steps += 1

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from cispo.errors import ConfigError
 from cispo.types import PolicyVersion, StopReason
+from cispo.version_runs import VersionRuns, joined_runs
 from rollout.backends.base import (
     EngineStatistics,
     Finished,
@@ -34,7 +35,7 @@ class _Playing:
     request: Request
     member: int
     answer: Sequence[int]
-    oldest_version: PolicyVersion
+    version_runs: VersionRuns = ()
     token_ids: list[int] = field(default_factory=list)
 
 
@@ -78,8 +79,7 @@ class ScriptedBackend:
             raise ValueError(f"the script has an empty answer for task {request.task_id}")
         self._statistics.prefill_tokens += len(request.prompt)
         self._playing += [
-            _Playing(request, member, answer, self._version)
-            for member, answer in enumerate(answers)
+            _Playing(request, member, answer) for member, answer in enumerate(answers)
         ]
 
     def abort(self, request_id: int) -> None:
@@ -115,8 +115,7 @@ class ScriptedBackend:
             time.sleep(self._seconds_per_step)
         finished = []
         for playing in self._playing:
-            if not playing.token_ids:
-                playing.oldest_version = self._version
+            playing.version_runs = joined_runs([*playing.version_runs, (self._version, 1)])
             playing.token_ids.append(playing.answer[len(playing.token_ids)])
             if playing.request.stream:
                 self._increments.append(self._increment(playing))
@@ -169,8 +168,7 @@ class ScriptedBackend:
             is_sampled=[True] * len(playing.token_ids),
             top_logprobs=_certain(playing) if playing.request.top_logprobs else None,
             stop_reason=reason,
-            oldest_version=playing.oldest_version,
-            newest_version=self._version,
+            version_runs=playing.version_runs,
         )
 
 

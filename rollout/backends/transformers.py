@@ -138,7 +138,7 @@ class TransformersBackend:
         logits = F.linear(torch.cat(hidden).float(), self._head, self._head_bias)
         self._statistics.sampled_tokens += len(logits)
         ended = self._sequences.draw(logits, self._version)
-        finished = self._sequences.finished(ended, self._version)
+        finished = self._sequences.finished(ended)
         self._retire(ended)
         self._statistics.decode_steps += 1
         self._statistics.busy_seconds += time.perf_counter() - start
@@ -174,7 +174,7 @@ class TransformersBackend:
             assert waiting.hidden is not None
             count = min(waiting.remaining, self._sequences.num_free)
             members = range(waiting.next_member, waiting.next_member + count)
-            rows = self._sequences.admit(waiting.request, members, self._version)
+            rows = self._sequences.admit(waiting.request, members)
             waiting.next_member = members.stop
             is_last = waiting.remaining == 0
             cache = waiting.cache if is_last else copy.deepcopy(waiting.cache)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cispo.types import PolicyVersion, StopReason
+from cispo.version_runs import VersionRuns, joined_runs
 from cispo.weights.arrival import Arrival
 from cispo.weights.buckets import WeightBucket
 from rollout.backends.base import (
@@ -34,7 +35,7 @@ _LEARNER_PREFIX = "network."
 class _Running:
     request: Request
     member: int
-    oldest_version: PolicyVersion
+    version_runs: VersionRuns = ()
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     streak: int = 0
@@ -115,7 +116,7 @@ class VllmBackend:
             )
             prompt = {"prompt_token_ids": list(request.prompt)}
             self._engine.add_request(name, prompt, params)
-            self._running[name] = _Running(request, member, self._version)
+            self._running[name] = _Running(request, member)
         self._statistics.prefill_tokens += len(request.prompt)
 
     def abort(self, request_id: int) -> None:
@@ -167,8 +168,8 @@ class VllmBackend:
         return arrival.checksum
 
     def _record(self, running: _Running, completion: Any) -> None:
-        if not running.token_ids:
-            running.oldest_version = self._version
+        new = (self._version, len(completion.token_ids))
+        running.version_runs = joined_runs([*running.version_runs, new])
         for token, choices in zip(completion.token_ids, completion.logprobs, strict=True):
             logprob = float(choices[token].logprob)
             running.token_ids.append(token)
@@ -192,6 +193,5 @@ class VllmBackend:
             full_logprobs=running.logprobs,
             is_sampled=[True] * len(running.token_ids),
             stop_reason=reason,
-            oldest_version=running.oldest_version,
-            newest_version=self._version,
+            version_runs=running.version_runs,
         )

@@ -171,8 +171,7 @@ class OneAnswerBackend(BrokenBackend):
                 full_logprobs=nothing,
                 is_sampled=self.is_sampled,
                 stop_reason=self.reason,
-                oldest_version=PolicyVersion(1),
-                newest_version=PolicyVersion(1),
+                version_runs=((1, sum(self.is_sampled)),),
             )
             for request in requests
         ]

@@ -31,7 +31,7 @@ def play(
     sequences = Sequences(len(scripts), vocabulary_size=VOCABULARY, stop=stop)
     version = PolicyVersion(1)
     for request in requests:
-        sequences.admit(request, range(len(request.seeds)), version)
+        sequences.admit(request, range(len(request.seeds)))
     finished: list[Finished] = []
     step = 0
     while sequences.num_active:
@@ -40,7 +40,7 @@ def play(
             script = scripts[owner.request.request_id]
             logits[row, script[min(step, len(script) - 1)]] = 0.0
         ended = sequences.draw(logits, version)
-        finished += sequences.finished(ended, version)
+        finished += sequences.finished(ended)
         sequences.retire(ended)
         step += 1
     return sorted(finished, key=lambda f: f.request_id)

@@ -54,8 +54,7 @@ class Script:
             logprobs=[-0.25] * len(tokens),
             is_sampled=[True] * len(tokens),
             stop_reason=reason,
-            oldest_version=version,
-            newest_version=version,
+            version_runs=((version, len(tokens)),),
         )
 
 
