@@ -11,7 +11,10 @@ from cispo.checkpoint import (
     load_groups,
     refuse_other_config,
 )
+from cispo.checkpoint.finding import converted_folder
+from cispo.config import LearnerConfig
 from cispo.errors import CheckpointError
+from cispo.learner.saved import describe_folding, read_any_note
 from cispo.types import Group
 
 
@@ -39,6 +42,31 @@ class Resume:
     tracker_run_id: str | None = None
     skipped: tuple[str, ...] = ()
     num_bytes: int = 0
+
+    def notices(self, learner: LearnerConfig) -> list[str]:
+        """Say where the run goes on, what was passed over and what has to be converted, in lines.
+
+        Raises:
+            CheckpointError: The checkpoint has no learner.
+        """
+        if self.checkpoint is None:
+            return []
+        taken_up = f" with {len(self.in_flight)} groups in flight" if self.in_flight else ""
+        lines = [
+            *(f"passed over: {broken}" for broken in self.skipped),
+            f"resuming after iteration {self.iteration} from {self.checkpoint}{taken_up}",
+        ]
+        saver = read_any_note(self.checkpoint).saver
+        ours = describe_folding(
+            backend=learner.backend, num_ranks=learner.num_ranks, zero_stage=learner.zero_stage
+        )
+        if saver != ours:
+            lines.append(
+                f"{saver} saved this checkpoint: it is converted once, into "
+                f"{converted_folder(self.checkpoint)}, for {ours}; the run goes on with the same "
+                "weights and moments, and adds them up in another order"
+            )
+        return lines
 
     @property
     def keep_through(self) -> int | None:

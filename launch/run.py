@@ -12,6 +12,7 @@ from cispo.config import RunConfig
 from cispo.errors import CispoError, LearnerError, LearnerLostError
 from cispo.stacks import VARIABLE, Dump, Stacks
 from cispo.tracking.console import RunConsole, open_console, warnings_to
+from cispo.tracking.log_file import LogFile
 from cispo.train import train
 from cispo.watchdog import Watchdog
 from launch.build import build_parts
@@ -45,20 +46,20 @@ def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Res
     stacks = Stacks(folder, elsewhere=ask_elsewhere)
     with (
         open_console(name=cfg.name, iterations=cfg.iterations) as console,
-        warnings_to(console.print),
+        warnings_to(say := LogFile(folder / "log.txt", console.print)),
         closing(stacks),
     ):
-        for broken in resume.skipped:
-            console.print(f"passed over: {broken}")
-        interrupts = Interrupts(console.print)
+        for notice in resume.notices(cfg.learner):
+            say(notice)
+        interrupts = Interrupts(say)
         trackers = RunTrackers(
             cfg.tracking, folder, resume, name=cfg.name, config=config, console=console
         )
-        run = _Run(cfg, config, tasks, folder, console, trackers, interrupts, stacks)
+        run = _Run(cfg, config, tasks, folder, console, say, trackers, interrupts, stacks)
         with (
             signals_to(interrupts.on_signal),
             run.watched(),
-            _reported(trackers, console),
+            _reported(trackers, say),
             ray_cluster(
                 cfg.cluster,
                 required_cpus=required_cpus(cfg),
@@ -80,6 +81,7 @@ class _Run:
     tasks: CheckedTasks
     folder: Path
     console: RunConsole
+    say: LogFile
     trackers: RunTrackers
     interrupts: Interrupts
     stacks: Stacks
@@ -95,7 +97,7 @@ class _Run:
             resume,
             self.config,
             max_restarts=self.cfg.max_restarts,
-            say=self.console.print,
+            say=self.say,
         )
         while True:
             try:
@@ -115,7 +117,7 @@ class _Run:
             keep=self.cfg.keep_checkpoints,
             config=self.config,
             tracker_run_id=self.trackers.wandb_run_id,
-            warn=self.console.print,
+            warn=self.say,
         )
         try:
             with self.interrupts.covering() as stop:
@@ -157,7 +159,7 @@ class _Run:
             advice=self.way_on,
             end=self.interrupts.end,
             end_hard=lambda error: end_now(_FAILED, f"error: {error}"),
-            warn=self.console.print,
+            warn=self.say,
         )
 
     def way_on(self) -> str:
@@ -171,7 +173,7 @@ class _Run:
 
 
 @contextmanager
-def _reported(trackers: RunTrackers, console: RunConsole) -> Iterator[None]:
+def _reported(trackers: RunTrackers, say: LogFile) -> Iterator[None]:
     """Leave a report however the block ends; one that cannot be written hides no other error."""
     try:
         yield
@@ -179,7 +181,7 @@ def _reported(trackers: RunTrackers, console: RunConsole) -> Iterator[None]:
         try:
             trackers.conclude()
         except OSError as error:
-            console.print(f"no report can be written: {error}")
+            say(f"no report can be written: {error}")
 
 
 def _explanation(group: BaseExceptionGroup[BaseException]) -> BaseException:

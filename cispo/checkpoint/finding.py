@@ -30,6 +30,11 @@ class Found:
     skipped: tuple[str, ...] = ()
 
 
+def converted_folder(checkpoint: Path) -> Path:
+    """Where a checkpoint's learner lies after it was converted for another kind of learner."""
+    return checkpoint.with_name(f"{checkpoint.name}{CONVERTED}")
+
+
 def checkpoint_name(iteration: int) -> str:
     """Name of the folder of the checkpoint after `iteration` iterations."""
     return f"iteration-{iteration:08d}"

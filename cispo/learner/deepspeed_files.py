@@ -7,8 +7,9 @@ from typing import Any
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import nn
 
+from cispo.checkpoint.finding import converted_folder
 from cispo.learner.torch_files import write_file
-from cispo.learner.universal import load_by_parameter, universal_folder
+from cispo.learner.universal import load_by_parameter
 
 
 class Writer(TorchCheckpointEngine):  # type: ignore[misc]
@@ -48,7 +49,7 @@ def load_converted(
         return
     if stage == 3:
         optimizer.checkpoint_event_prologue()
-    optimizer.load_state_dict(None, checkpoint_folder=universal_folder(checkpoint))
+    optimizer.load_state_dict(None, checkpoint_folder=converted_folder(checkpoint))
     if stage == 3:
         optimizer.checkpoint_event_epilogue()
     else:

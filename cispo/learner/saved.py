@@ -28,12 +28,18 @@ class Note:
     @property
     def saver(self) -> str:
         """The learner that saved, in words of the configuration."""
-        if self.shape["backend"] == "local":
-            return "learner.backend=local"
-        return (
-            f"learner.backend=deepspeed, learner.num_ranks={self.shape['num_ranks']}, "
-            f"learner.zero_stage={self.shape['zero_stage']}"
-        )
+        return describe_folding(**{key: self.shape[key] for key in FOLDING & self.shape.keys()})
+
+
+def describe_folding(
+    *, backend: str | int, num_ranks: str | int = 1, zero_stage: str | int = 0
+) -> str:
+    """Name a learner by what says only how its state is spread, in words of the configuration."""
+    if backend == "local":
+        return "learner.backend=local"
+    return (
+        f"learner.backend=deepspeed learner.num_ranks={num_ranks} learner.zero_stage={zero_stage}"
+    )
 
 
 def write_note(folder: Path, *, num_steps: int, **shape: str | int) -> str | None:

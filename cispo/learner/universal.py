@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cispo.checkpoint.finding import CONVERTED, UNFINISHED
+from cispo.checkpoint.finding import UNFINISHED, converted_folder
 from cispo.disk import why_not_written
 from cispo.errors import CheckpointError
 from cispo.learner.saved import FILE_NAME, Note, read_any_note
@@ -22,18 +22,13 @@ from cispo.learner.shards import MOMENTS, STATES, load, read_parameters
 _PARAMETERS = "zero"
 
 
-def universal_folder(checkpoint: Path) -> Path:
-    """Where a checkpoint's learner lies after conversion."""
-    return checkpoint.with_name(f"{checkpoint.name}{CONVERTED}")
-
-
 def convert(checkpoint: Path) -> None:
-    """Write a saved learner by parameter into `universal_folder`, unless that was done before.
+    """Write a saved learner by parameter into `converted_folder`, unless that was done before.
 
     Raises:
         CheckpointError: The learner's files are incomplete, or the disk is full.
     """
-    target = universal_folder(checkpoint)
+    target = converted_folder(checkpoint)
     if target.is_dir():
         return
     note = read_any_note(checkpoint)
@@ -71,7 +66,7 @@ def load_by_parameter(
     Raises:
         CheckpointError: It has not all parameters.
     """
-    folder = universal_folder(checkpoint) / _PARAMETERS
+    folder = converted_folder(checkpoint) / _PARAMETERS
     for name, parameter in parameters:
         found = {state: load(folder / name / f"{state}.pt")["param"] for state in STATES}
         parameter.data.copy_(found["fp32"])

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from cispo.checkpoint.finding import converted_folder
 from cispo.errors import CheckpointError
 from cispo.learner.saved_weights import saved_weights
-from cispo.learner.universal import convert, universal_folder
+from cispo.learner.universal import convert
 from cispo.types import Metrics
 from tests.learner.folded import (
     NUM_RANKS,
@@ -157,7 +158,7 @@ def test_a_conversion_is_done_once_and_whole_or_not_at_all(folder: Path, tmp_pat
     checkpoint = tmp_path / "iteration-00000001"
     checkpoint.symlink_to(source)
     convert(checkpoint)
-    target = universal_folder(checkpoint)
+    target = converted_folder(checkpoint)
     files = {path: path.stat().st_mtime_ns for path in target.rglob("*") if path.is_file()}
     assert len(files) == 3 * 4 + 2
     convert(checkpoint)
@@ -175,4 +176,4 @@ def test_a_learner_that_cannot_be_converted_is_refused_and_leaves_nothing(
     )
     with pytest.raises(CheckpointError, match=r"zero_pp_rank_0_mp_rank_00_optim_states.* missing"):
         convert(checkpoint)
-    assert not universal_folder(checkpoint).exists()
+    assert not converted_folder(checkpoint).exists()
