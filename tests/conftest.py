@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 # Results of matrix products then do not depend on how many rows they have; read at torch's import.
 os.environ["MKL_CBWR"] = "AUTO,STRICT"
 os.environ["OMP_NUM_THREADS"] = "1"
+# Ray's workers would let all other processes go first, and so wait for the tests beside them.
+os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 
 LONGEST_FIRST = (
     "tests/integration/",
@@ -38,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "LoadScopeScheduling":
-    """A file's tests stay in one process; one process has all that use Ray, and starts it once."""
+    """A file's tests stay in one process; so do all that use our Ray, and all that start others."""
     from xdist.scheduler import LoadScopeScheduling
 
     @cache
@@ -48,7 +50,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "LoadScop
     class ByFile(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return "Ray" if uses_ray(file) else file
+            if uses_ray(file):
+                return "Ray"
+            return "runs" if file.startswith("tests/integration/") else file
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
