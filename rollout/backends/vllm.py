@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from cispo.errors import WeightSyncError
 from cispo.types import PolicyVersion, StopReason
 from cispo.version_runs import VersionRuns, joined_runs
 from cispo.weights.arrival import Arrival
@@ -150,10 +151,13 @@ class VllmBackend:
         return finished
 
     def load_weights(self, version: PolicyVersion, buckets: Iterable[WeightBucket]) -> str:
-        """Replace the weights and forget cached prompts; running sequences go on.
+        """Replace the weights and forget cached prompts; the new ones read running sequences again.
+
+        vLLM forgets what is cached only when nothing runs on it, and says no more than False else.
 
         Raises:
-            WeightSyncError: The buckets are not all, or changed on the way.
+            WeightSyncError: The buckets are not all, or changed on the way, or vLLM keeps what the
+                old weights cached.
         """
         arrival = Arrival.of(buckets)
         arrival.hold()  # vLLM would go on with the half of a broken export
@@ -163,7 +167,8 @@ class VllmBackend:
             for name, tensor in bucket.tensors()
         ]
         self._engine.collective_rpc("reload_weights", kwargs={"weights_iterator": tensors})
-        self._engine.reset_prefix_cache()
+        if not self._engine.reset_prefix_cache(reset_running_requests=True):
+            raise WeightSyncError(f"vLLM keeps prompts of weights before policy version {version}")
         self._version = version
         return arrival.checksum
 
