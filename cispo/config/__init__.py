@@ -8,7 +8,7 @@ fail to compose them.
 from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
 from cispo.config.export import ExportConfig
 from cispo.config.judge import JudgeConfig
-from cispo.config.learner import LearnerConfig, Offload, OptimizerConfig
+from cispo.config.learner import Decay, LearnerConfig, Offload, OptimizerConfig
 from cispo.config.objective import (
     AdvantageKind,
     AnchorKind,
@@ -27,6 +27,7 @@ __all__ = [
     "AdvantageKind",
     "AnchorKind",
     "ClusterConfig",
+    "Decay",
     "EvaluationConfig",
     "ExportConfig",
     "JudgeConfig",

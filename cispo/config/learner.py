@@ -14,6 +14,14 @@ class Offload(StrEnum):
     OPTIMIZER_AND_WEIGHTS = "optimizer_and_weights"
 
 
+class Decay(StrEnum):
+    """How the learning rate falls after its warm-up."""
+
+    CONSTANT = "constant"
+    LINEAR = "linear"
+    COSINE = "cosine"
+
+
 @dataclass(slots=True, kw_only=True)
 class OptimizerConfig:
     """AdamW as in the paper, section 3.2.
@@ -25,6 +33,9 @@ class OptimizerConfig:
         eps: The paper's gradients are as small as 1e-18, hence 1e-15.
         weight_decay: Decoupled weight decay.
         warmup_steps: Optimizer steps of linear warm-up.
+        decay: How the rate falls after that: `constant` (not at all), `linear` or `cosine`.
+        decay_steps: Optimizer steps in which it falls; `updates_per_iteration` go to an iteration.
+        final_lr_fraction: Of `lr`, what is left in the end, 0..1.
         max_grad_norm: Gradients above this global norm are scaled down.
     """
 
@@ -34,11 +45,30 @@ class OptimizerConfig:
     eps: float = 1e-15
     weight_decay: float = 0.0
     warmup_steps: int = 0
+    decay: str = Decay.CONSTANT
+    decay_steps: int = 0
+    final_lr_fraction: float = 0.0
     max_grad_norm: float = 1.0
 
     def __post_init__(self) -> None:
         require(self.lr > 0, "learner.optimizer.lr", self.lr, "must be > 0")
         require(self.warmup_steps >= 0, "learner.optimizer.warmup_steps", self.warmup_steps, ">= 0")
+        require_member(Decay, "learner.optimizer.decay", self.decay)
+        require(
+            (self.decay == Decay.CONSTANT) == (self.decay_steps == 0) and self.decay_steps >= 0,
+            "learner.optimizer.decay_steps",
+            self.decay_steps,
+            f"learner.optimizer.decay={self.decay} needs "
+            + (
+                "0, for it never falls" if self.decay == Decay.CONSTANT else "the steps of its fall"
+            ),
+        )
+        require(
+            0.0 <= self.final_lr_fraction <= 1.0,
+            "learner.optimizer.final_lr_fraction",
+            self.final_lr_fraction,
+            "must lie in 0..1",
+        )
         require(
             self.max_grad_norm > 0,
             "learner.optimizer.max_grad_norm",

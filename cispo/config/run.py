@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
-from cispo.config.learner import LearnerConfig, OptimizerConfig
+from cispo.config.learner import Decay, LearnerConfig, OptimizerConfig
 from cispo.config.objective import AnchorKind, ObjectiveConfig
 from cispo.config.policy import PolicyConfig
 from cispo.config.require import require
@@ -176,6 +176,12 @@ class SftConfig:
     def __post_init__(self) -> None:
         require(self.steps >= 1, "steps", self.steps, "must be >= 1")
         require(self.batch_tasks >= 1, "batch_tasks", self.batch_tasks, "must be >= 1")
+        require(
+            self.optimizer.decay == Decay.CONSTANT,
+            "optimizer.decay",
+            self.optimizer.decay,
+            "the cold start's rate always falls linearly to a tenth; leave it constant",
+        )
         require(
             0 <= self.worked_fraction <= 1,
             "worked_fraction",

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from cispo.batch.packing import Batch
-from cispo.config import Offload
+from cispo.config import Decay, Offload
 from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.learner.accumulate import accumulate
 from cispo.learner.deepspeed_files import Writer, load_converted
-from cispo.learner.engine import start_engine
+from cispo.learner.engine import start_engine, sum_over_ranks
 from cispo.learner.float_weights import FloatWeights
-from cispo.learner.optim import adamw, learning_rate, set_learning_rate
+from cispo.learner.optim import Schedule, adamw, set_learning_rate
 from cispo.learner.rule import UpdateRule, micro_batches
 from cispo.learner.saved import read_note, write_note
 from cispo.learner.scoring import score
 from cispo.learner.shards import DEEPSPEED_TAG, ORDER
-from cispo.learner.statistics import Statistics, metrics
+from cispo.learner.statistics import metrics
 from cispo.learner.universal import attempt_conversion
 from cispo.policy.base import Policy, TokenScores
 from cispo.policy.ranks import neighbouring_ranks
@@ -57,6 +57,9 @@ class DeepSpeedLearner:
         eps: Its epsilon.
         weight_decay: Its decoupled weight decay.
         warmup_steps: Optimizer steps of linear warm-up.
+        decay: How the rate falls after that; see `Schedule` for this and the next two.
+        decay_steps: Optimizer steps in which it falls.
+        final_lr_fraction: What is left of it in the end.
         max_grad_norm: Gradients above this global norm are scaled down.
 
     Raises:
@@ -79,6 +82,9 @@ class DeepSpeedLearner:
         weight_decay: float,
         warmup_steps: int,
         max_grad_norm: float,
+        decay: str = Decay.CONSTANT,
+        decay_steps: int = 0,
+        final_lr_fraction: float = 0.0,
     ) -> None:
         parameters = [p for p in policy.parameters() if p.requires_grad]
         self._dtype = parameters[0].dtype
@@ -91,8 +97,14 @@ class DeepSpeedLearner:
             policy.share_rows(neighbouring_ranks(sequence_parallel))
         self._zero_stage = zero_stage
         self._rule = rule
-        self._lr = lr
-        self._warmup_steps = warmup_steps
+        self._max_grad_norm = max_grad_norm
+        self._schedule = Schedule(
+            lr=lr,
+            warmup_steps=warmup_steps,
+            decay=Decay(decay),
+            decay_steps=decay_steps,
+            final_lr_fraction=final_lr_fraction,
+        )
         self._float_weights = FloatWeights(policy)
         optimizer = adamw(
             parameters, lr=lr, beta1=beta1, beta2=beta2, eps=eps, weight_decay=weight_decay
@@ -126,7 +138,7 @@ class DeepSpeedLearner:
             pads_rows=self._engine.module.pads_rows,
         )
         device = self._engine.device
-        lr = learning_rate(self._num_steps, lr=self._lr, warmup_steps=self._warmup_steps)
+        lr = self._schedule.at(self._num_steps)
         set_learning_rate(self._optimizer, lr)
         statistics, fault = accumulate(
             [batch.to(device) for batch in batches],
@@ -144,11 +156,13 @@ class DeepSpeedLearner:
         self._float_weights.refresh()
         self._num_steps += 1
         self._fresh_version = None
-        self._sum_over_ranks(statistics)
+        sum_over_ranks(statistics, is_counted=self._rank % self._sequence_parallel == 0)
         return {
             **metrics(statistics),
             **filling,
             "learn/grad_norm": norm,
+            "learn/grad_norm/max": norm,
+            "learn/clipped_fraction": float(norm > self._max_grad_norm),
             "learn/lr": lr,
         }
 
@@ -272,21 +286,6 @@ class DeepSpeedLearner:
         return (
             float(self._engine.get_global_grad_norm()) if self._engine.was_step_applied() else None
         )
-
-    def _sum_over_ranks(self, statistics: Statistics) -> None:
-        if self._num_ranks == 1:
-            return
-        for sums in (
-            statistics.sums,
-            statistics.histogram,
-            statistics.expert_counts,
-            statistics.router_entropy,
-        ):
-            if self._rank % self._sequence_parallel:
-                sums.zero_()  # the first of the ranks that share rows counts them for all
-            if sums.numel():
-                dist.all_reduce(sums)
-        dist.all_reduce(statistics.maxima, op=dist.ReduceOp.MAX)
 
     def _shape(self) -> dict[str, str | int]:
         return {

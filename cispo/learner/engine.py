@@ -7,9 +7,11 @@ from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from torch.optim import Optimizer
 
 from cispo.config import Offload
+from cispo.learner.statistics import Statistics
 from cispo.policy.base import Policy
 
 _MAX_BUCKET = 500_000_000
@@ -65,6 +67,28 @@ def start_engine(
         ),
     )
     return engine, wrapped
+
+
+def sum_over_ranks(statistics: Statistics, *, is_counted: bool) -> None:
+    """Make the statistics of one rank those of all, in place.
+
+    Args:
+        statistics: What this rank measured.
+        is_counted: Whether it counts; of ranks that share rows only one does.
+    """
+    if dist.get_world_size() == 1:
+        return
+    for sums in (
+        statistics.sums,
+        statistics.histogram,
+        statistics.expert_counts,
+        statistics.router_entropy,
+    ):
+        if not is_counted:
+            sums.zero_()
+        if sums.numel():
+            dist.all_reduce(sums)
+    dist.all_reduce(statistics.maxima, op=dist.ReduceOp.MAX)
 
 
 def _engine_config(

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cispo.batch.packing import Batch
+from cispo.config import Decay
 from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.learner.accumulate import accumulate
-from cispo.learner.optim import adamw, learning_rate, set_learning_rate
+from cispo.learner.optim import Schedule, adamw, set_learning_rate
 from cispo.learner.rule import UpdateRule, micro_batches
 from cispo.learner.saved import read_note, write_note
 from cispo.learner.scoring import score
@@ -45,6 +46,9 @@ class LocalLearner:
         eps: Its epsilon.
         weight_decay: Its decoupled weight decay.
         warmup_steps: Optimizer steps of linear warm-up.
+        decay: How the rate falls after that; see `Schedule` for this and the next two.
+        decay_steps: Optimizer steps in which it falls.
+        final_lr_fraction: What is left of it in the end.
         max_grad_norm: Gradients above this global norm are scaled down.
 
     Raises:
@@ -63,6 +67,9 @@ class LocalLearner:
         weight_decay: float,
         warmup_steps: int,
         max_grad_norm: float,
+        decay: str = Decay.CONSTANT,
+        decay_steps: int = 0,
+        final_lr_fraction: float = 0.0,
     ) -> None:
         self._parameters = [p for p in policy.parameters() if p.requires_grad]
         if any(p.dtype != torch.float32 for p in self._parameters):
@@ -73,8 +80,13 @@ class LocalLearner:
         self._device = self._parameters[0].device
         self._policy = policy.eval()  # dropout would make pi another policy than mu
         self._rule = rule
-        self._lr = lr
-        self._warmup_steps = warmup_steps
+        self._schedule = Schedule(
+            lr=lr,
+            warmup_steps=warmup_steps,
+            decay=Decay(decay),
+            decay_steps=decay_steps,
+            final_lr_fraction=final_lr_fraction,
+        )
         self._max_grad_norm = max_grad_norm
         self._optimizer = adamw(
             self._parameters,
@@ -106,7 +118,7 @@ class LocalLearner:
             self._optimizer.zero_grad(set_to_none=True)
             raise DivergedError(f"optimizer step {self._num_steps} was not taken: {fault}")
         clip_grads_with_norm_(self._parameters, self._max_grad_norm, norm)
-        lr = learning_rate(self._num_steps, lr=self._lr, warmup_steps=self._warmup_steps)
+        lr = self._schedule.at(self._num_steps)
         set_learning_rate(self._optimizer, lr)
         self._optimizer.step()
         self._num_steps += 1
@@ -115,6 +127,8 @@ class LocalLearner:
             **metrics(statistics),
             **filling,
             "learn/grad_norm": norm.item(),
+            "learn/grad_norm/max": norm.item(),
+            "learn/clipped_fraction": float(norm.item() > self._max_grad_norm),
             "learn/lr": lr,
         }
 

@@ -1,9 +1,14 @@
-"""AdamW with the paper's values, and the warm-up of its learning rate."""
+"""AdamW with the paper's values, and the schedule of its learning rate."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 from torch import nn
+
+from cispo.config import Decay
 
 
 def adamw(
@@ -26,9 +31,41 @@ def adamw(
     )
 
 
-def learning_rate(step: int, *, lr: float, warmup_steps: int) -> float:
-    """Learning rate of an optimizer step, counted from 0: linear warm-up, then constant."""
-    return lr * min(1.0, (step + 1) / warmup_steps) if warmup_steps else lr
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Schedule:
+    """The learning rate as a function of the optimizer step, so that a resume needs one number.
+
+    Attributes:
+        lr: Rate after the warm-up.
+        warmup_steps: Steps of linear warm-up; 0 has none.
+        decay: How the rate falls after the warm-up.
+        decay_steps: Steps in which it falls.
+        final_lr_fraction: Of `lr`, what is left after that.
+    """
+
+    lr: float
+    warmup_steps: int = 0
+    decay: Decay = Decay.CONSTANT
+    decay_steps: int = 0
+    final_lr_fraction: float = 0.0
+
+    def at(self, step: int) -> float:
+        """The rate of an optimizer step, counted from 0."""
+        if step < self.warmup_steps:
+            return self.lr * (step + 1) / self.warmup_steps
+        match self.decay:
+            case Decay.CONSTANT:
+                return self.lr
+            case Decay.LINEAR:
+                left = 1.0 - self._progress(step)
+            case Decay.COSINE:
+                left = 0.5 * (1.0 + math.cos(math.pi * self._progress(step)))
+            case _:
+                assert_never(self.decay)
+        return self.lr * (self.final_lr_fraction + (1.0 - self.final_lr_fraction) * left)
+
+    def _progress(self, step: int) -> float:
+        return min(1.0, (step - self.warmup_steps) / self.decay_steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 
+from cispo.config import Decay
 from cispo.errors import CheckpointError, ConfigError, DivergedError
-from cispo.learner.optim import learning_rate
+from cispo.learner.optim import Schedule
 from cispo.policy.base import TokenScores
 from cispo.types import Sample
 from tests.learner.tables import (
@@ -92,9 +93,38 @@ def test_adamw_starts_with_steps_of_the_learning_rate_however_small_the_gradient
 
 
 def test_warm_up_is_linear_and_then_constant() -> None:
-    rates = [learning_rate(step, lr=4.0, warmup_steps=4) for step in range(6)]
+    rates = [Schedule(lr=4.0, warmup_steps=4).at(step) for step in range(6)]
     assert rates == [1.0, 2.0, 3.0, 4.0, 4.0, 4.0]
-    assert learning_rate(0, lr=4.0, warmup_steps=0) == 4.0
+    assert Schedule(lr=4.0).at(0) == 4.0
+
+
+def test_the_learning_rate_falls_in_a_line_or_half_a_wave_to_what_is_left() -> None:
+    line = Schedule(
+        lr=4.0, warmup_steps=2, decay=Decay.LINEAR, decay_steps=4, final_lr_fraction=0.25
+    )
+    assert [line.at(step) for step in range(8)] == [2.0, 4.0, 4.0, 3.25, 2.5, 1.75, 1.0, 1.0]
+    wave = Schedule(lr=4.0, decay=Decay.COSINE, decay_steps=4)
+    shares = [1.0, (1 + math.sqrt(0.5)) / 2, 0.5, (1 - math.sqrt(0.5)) / 2, 0.0, 0.0]
+    assert [wave.at(step) for step in range(6)] == pytest.approx([4 * share for share in shares])
+
+
+def test_a_learner_follows_its_schedule_also_after_a_restore(tmp_path: Path) -> None:
+    options = {"lr": 1.0, "decay": "linear", "decay_steps": 4}
+    learner = local_learner(TablePolicy(), **options)
+    rates = [learner.step(random_samples(3))["learn/lr"] for _ in range(2)]
+    learner.save(tmp_path)
+    other = local_learner(TablePolicy(), **options)
+    other.restore(tmp_path)
+    rates += [other.step(random_samples(3))["learn/lr"] for _ in range(3)]
+    assert rates == [1.0, 0.75, 0.5, 0.25, 0.0]
+
+
+def test_a_clipped_update_is_counted_as_one() -> None:
+    samples = random_samples(12)
+    for max_grad_norm, is_clipped in ((1e-3, 1.0), (1e3, 0.0)):
+        metrics = local_learner(TablePolicy(), max_grad_norm=max_grad_norm).step(samples)
+        assert metrics["learn/clipped_fraction"] == is_clipped
+        assert metrics["learn/grad_norm/max"] == metrics["learn/grad_norm"]
     learner = local_learner(TablePolicy(), lr=0.1, warmup_steps=2)
     samples = random_samples(3)
     assert [learner.step(samples)["learn/lr"] for _ in range(3)] == [0.05, 0.1, 0.1]
