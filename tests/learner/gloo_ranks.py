@@ -5,8 +5,10 @@ import os
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 from typing import Any
+from unittest import mock
 
 _PATIENCE_SECONDS = 240.0
 
@@ -25,23 +27,24 @@ def run_on_ranks(work: Callable[[int], Any], *, num_ranks: int) -> list[Any]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    os.environ["DS_ACCELERATOR"] = "cpu"
     pipes, processes = [], []
-    for rank in range(num_ranks):
-        ours, theirs = context.Pipe(duplex=False)
-        process = context.Process(
-            target=_rank, args=(work, rank, num_ranks, port, theirs), daemon=True
-        )
-        process.start()
-        theirs.close()
-        pipes.append(ours)
-        processes.append(process)
+    with mock.patch.dict(os.environ, DS_ACCELERATOR="cpu"):
+        for rank in range(num_ranks):
+            ours, theirs = context.Pipe(duplex=False)
+            process = context.Process(
+                target=_rank, args=(work, rank, num_ranks, port, theirs), daemon=True
+            )
+            process.start()
+            theirs.close()
+            pipes.append(ours)
+            processes.append(process)
     try:
         results = [_receive(pipe) for pipe in _in_order(pipes)]
     finally:
         for process in processes:
             process.kill()
             process.join()
+        forkserver._forkserver._stop()  # it would stay until the end of all tests
     return results
 
 
