@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from cispo.config import SamplingConfig
 from cispo.stream import OrderedStream
 from cispo.types import Group, PolicyVersion, Task
-from cispo.weights.sync import Publisher, WeightExport
+from cispo.weights.outlet import Outlet, Route, Ticket, WeightExport
+from cispo.weights.sync import Publisher
 from rollout.pool import RolloutPool
 from rollout.roster import Roster
 from tests.fakes import FakeProgress, FakeTasks, FakeVerifier
@@ -23,11 +25,28 @@ MAX_ATTEMPTS = 20
 STALL_SECONDS = 0.02
 
 
+class NoRoute:
+    """The fakes need no way for their weights."""
+
+    def outlet(self) -> Outlet:
+        raise NotImplementedError
+
+
 class Sender:
     """A learner that has weights."""
 
-    async def export_weights(self, version: PolicyVersion) -> WeightExport:
-        return WeightExport(version=version, buckets=["bucket"], checksum="checksum")
+    async def export_weights(
+        self, version: PolicyVersion, route: Route, *, max_bytes: int
+    ) -> WeightExport:
+        return WeightExport(
+            version=version, tickets=[], checksum="checksum", num_bytes=0, seconds=0.0
+        )
+
+    async def open_store(self) -> tuple[str, int]:
+        raise NotImplementedError
+
+    async def store_weights(self, version: PolicyVersion) -> Sequence[Ticket]:
+        raise NotImplementedError
 
 
 class Storm:
@@ -36,11 +55,13 @@ class Storm:
     Args:
         seed: Of all its choices.
         num_faults: Actors that are lost at most, so that no task is blamed.
+        chance: Of a loss at each moment at which one may happen.
     """
 
-    def __init__(self, seed: int, num_faults: int) -> None:
+    def __init__(self, seed: int, num_faults: int, *, chance: float = 0.15) -> None:
         self._draw = random.Random(seed)
         self._num_faults = num_faults
+        self._chance = chance
         self.kinds: Counter[str] = Counter()
         self.source = FakeActors(before=self.before, sampling=self.sampling)
 
@@ -60,7 +81,7 @@ class Storm:
             await asyncio.sleep(0)
 
     async def _strike(self, actor: FakeActor, method: str, *, hangs: bool) -> None:
-        if self._num_faults == 0 or self._draw.random() > 0.15:
+        if self._num_faults == 0 or self._draw.random() > self._chance:
             return
         self._num_faults -= 1
         if hangs and self._draw.random() < 0.5:
@@ -84,7 +105,7 @@ async def train(
         stall_seconds=STALL_SECONDS,
     )
     pool = RolloutPool(roster, SamplingConfig(), max_attempts=MAX_ATTEMPTS, max_sequences=8)
-    weights = Publisher(Sender(), pool)
+    weights = Publisher(Sender(), pool, NoRoute())
     stream = OrderedStream(
         FakeTasks(),
         pool,
@@ -144,7 +165,7 @@ def test_whatever_is_lost_every_task_is_delivered_once_in_order_and_never_too_st
 @pytest.mark.parametrize("max_staleness", [0, 2])
 def test_a_calm_run_and_a_storm_deliver_the_same_rollouts(max_staleness: int) -> None:
     def tokens(num_faults: int) -> list[Any]:
-        storm = Storm(3, num_faults)
+        storm = Storm(3, num_faults, chance=0.5)
         groups, _, _ = asyncio.run(
             train(storm, num_actors=2, max_staleness=max_staleness, iterations=5)
         )
