@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -122,6 +123,17 @@ def test_staleness_is_the_version_at_learning_minus_the_oldest_of_the_rollout() 
     )
     assert metrics["staleness/mean"] == 1.0
     assert metrics["staleness/max"] == 2.0
+    assert metrics["staleness/mixed_fraction"] == 0.0
+    group = make_group([1.0, 0.0], lengths=[4, 4], oldest_version=5)
+    mixed = replace(
+        group.rollouts[0],
+        oldest_version=PolicyVersion(3),
+        version_runs=((3, 1), (5, 3)),  # one token of age 2 among eight
+    )
+    metrics = described(replace(group, rollouts=(mixed, group.rollouts[1])))
+    assert metrics["staleness/mean"] == 1.0
+    assert metrics["staleness/token_mean"] == 2 / 8
+    assert metrics["staleness/mixed_fraction"] == 0.5
 
 
 def test_missing_verdicts_are_counted_and_never_a_reward() -> None:

@@ -109,8 +109,8 @@ class ModelBackend:
         return apply_buckets(self.model, buckets)
 
 
-def _long_answer(request: Request, member: int) -> list[int]:
-    return [30] * (request.sampling.max_new_tokens - 1) + [STOP]
+def _long_answer(request: Request, member: int) -> range:
+    return range(STOP + 1, STOP + 1 + request.sampling.max_new_tokens)
 
 
 class Handle:

@@ -1,7 +1,9 @@
 """What every way of the weights promises, from a learner through a pool to its engines."""
 
+import asyncio
 import dataclasses
 import logging
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -13,12 +15,14 @@ import pytest
 from cispo.errors import WeightSyncError
 from cispo.types import PolicyVersion
 from cispo.weights import collective
+from cispo.weights.buckets import WeightBucket, exported_tensors, to_buckets
 from cispo.weights.object_store import ObjectStore, StoredBucket
 from cispo.weights.outlet import Route
 from cispo.weights.shared_file import BucketFile, SharedFolder
 from cispo.weights.sync import Broadcasts, Publisher
+from rollout.backends.base import Request, SamplingParams
 from rollout.pool import RolloutPool
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 from tests.weights.in_process import (
     BUCKET_BYTES,
     Actors,
@@ -26,6 +30,7 @@ from tests.weights.in_process import (
     Learner,
     are_equal,
     as_they_are,
+    make_model,
     start_pool,
     weights_of,
 )
@@ -180,3 +185,83 @@ async def test_older_weights_are_refused() -> None:
     with pytest.raises(WeightSyncError, match="rollout-0 was sent policy version 2 after 3"):
         await handle.actor.load_weights(PolicyVersion(2), [])
     learner.close()
+
+
+@dataclass
+class SlowTicket:
+    """A bucket that comes only when it is let through."""
+
+    bucket: WeightBucket
+    may_come: threading.Event
+
+    def fetch(self) -> WeightBucket:
+        assert self.may_come.wait(PATIENCE_SECONDS), "the bucket was never let through"
+        return self.bucket
+
+    def discard(self) -> None: ...
+
+
+def slow_tickets(seed: int) -> tuple[list[SlowTicket], threading.Event]:
+    may_come = threading.Event()
+    buckets = to_buckets(exported_tensors(make_model(seed)), max_bytes=BUCKET_BYTES)
+    return [SlowTicket(bucket, may_come) for bucket in buckets], may_come
+
+
+async def test_sequences_go_on_while_weights_come_and_wait_only_for_the_copy() -> None:
+    handle = Handle("rollout-0", as_they_are)
+    await handle.actor.start()
+    driver = handle.actor._started()
+    request = Request(
+        request_id=driver.new_request_id(),
+        task_id="task",
+        prompt=(1,),
+        seeds=(1,),
+        sampling=SamplingParams(max_new_tokens=10**9),
+    )
+    tickets, may_come = slow_tickets(5)
+    before = weights_of(handle.backend.model)
+    async with driver.open(request):
+        loading = asyncio.create_task(handle.actor.load_weights(PolicyVersion(1), tickets))
+        steps = handle.backend.statistics.decode_steps
+        await until(
+            lambda: handle.backend.statistics.decode_steps > steps + 50,
+            what="steps while weights are on their way",
+        )
+        assert not loading.done()
+        assert are_equal(weights_of(handle.backend.model), before)
+        may_come.set()
+        await loading
+        statistics = (await driver.load()).statistics
+    assert are_equal(weights_of(handle.backend.model), weights_of(make_model(5)))
+    assert 0 < statistics.pause_seconds <= statistics.load_seconds
+
+
+async def test_nothing_stood_still_where_nothing_ran() -> None:
+    handle = Handle("rollout-0", as_they_are)
+    await handle.actor.start()
+    tickets, may_come = slow_tickets(5)
+    may_come.set()
+    await handle.actor.load_weights(PolicyVersion(1), tickets)
+    statistics = await handle.actor.statistics()
+    assert statistics.pause_seconds == 0.0 < statistics.load_seconds
+
+
+async def test_damage_leaves_a_busy_engine_its_old_weights_whole() -> None:
+    handle = Handle("rollout-0", as_they_are)
+    await handle.actor.start()
+    driver = handle.actor._started()
+    request = Request(
+        request_id=driver.new_request_id(),
+        task_id="task",
+        prompt=(1,),
+        seeds=(1,),
+        sampling=SamplingParams(max_new_tokens=10**9),
+    )
+    tickets, may_come = slow_tickets(5)
+    tickets[-1].bucket.buffer[0] ^= 1
+    may_come.set()
+    before = weights_of(handle.backend.model)
+    async with driver.open(request):
+        with pytest.raises(WeightSyncError, match="has checksum"):
+            await handle.actor.load_weights(PolicyVersion(1), tickets)
+    assert are_equal(weights_of(handle.backend.model), before)
