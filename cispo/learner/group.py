@@ -16,6 +16,7 @@ from cispo.config import LearnerConfig, ObjectiveConfig, PolicyConfig
 from cispo.errors import LearnerError
 from cispo.learner.actor import LearnerActor
 from cispo.learner.build import build_policy
+from cispo.learner.environment import learner_environment
 from cispo.learner.losses import hung, names_of, raise_worst
 from cispo.naming import naming
 from cispo.overlap import WorkTimes
@@ -31,12 +32,6 @@ _PHASE = "start learner"
 _PHASES = {"step": "learn", "logprobs": "learn", "save": "checkpoint", "export_weights": "publish"}
 _GRACE_SECONDS = 30.0
 """After one rank failed the others have this long to say why, before the message is written."""
-
-_ENVIRONMENT = {
-    # A row of a matrix product then does not depend on how many rows there are, as in the engines.
-    "MKL_CBWR": "AUTO,STRICT",
-    "TOKENIZERS_PARALLELISM": "false",
-}
 
 
 class LearnerGroup:
@@ -106,6 +101,7 @@ class LearnerGroup:
             progress=progress,
             work=work,
             dump=dump,
+            is_lean=policy.recompute_layers,
         )
 
     @classmethod
@@ -120,12 +116,13 @@ class LearnerGroup:
         progress: Progress | None = None,
         work: WorkTimes | None = None,
         dump: Callable[[], Dump] | None = None,
+        is_lean: bool = False,
     ) -> "LearnerGroup":
-        """Start ranks around a policy of any make; see `start`."""
+        """Start ranks around a policy of any make; see `start` and `learner_environment`."""
         actor = ray.remote(LearnerActor).options(
             num_cpus=learner.num_cpus,
             num_gpus=learner.num_gpus,
-            runtime_env={"env_vars": _environment(learner)},
+            runtime_env={"env_vars": learner_environment(learner, is_lean=is_lean)},
         )
         deadline = time.monotonic() + startup_seconds
         group = cls(
@@ -267,12 +264,6 @@ class LearnerGroup:
                 f"{ray.available_resources().get('GPU', 0.0):g} GPUs free"
             )
         return [wait.result() for wait in waits]
-
-
-def _environment(learner: LearnerConfig) -> dict[str, str]:
-    threads = str(max(1, int(learner.num_cpus)))
-    accelerator = {} if learner.num_gpus else {"DS_ACCELERATOR": "cpu"}
-    return {**_ENVIRONMENT, **accelerator, "OMP_NUM_THREADS": threads}
 
 
 def _errors(waits: Sequence[asyncio.Future[Any]]) -> dict[int, BaseException]:
