@@ -21,9 +21,10 @@ forward, loss, backward, clipping, AdamW, and the metrics that each side takes. 
 `on_step_end`, less the time in which it collects, decodes and pads rollouts. Tokens are those of
 prompts and completions; padding does not count. A pass of either side holds one longest sequence;
 more rows a pass make neither side faster here, and cost both memory. Each side runs with all
-activations kept and with layers computed again, TRL's default; no bfloat16, which these processors
-only emulate; Liger and Triton need a GPU. The best of two turns counts. Speeds compare the faster
-way of each side, memory the leaner way of each.
+activations kept and with layers computed again, TRL's default; the latter with the settings of
+glibc's allocator that our learner then starts with, which help TRL as well. No bfloat16, which
+these processors only emulate; Liger and Triton need a GPU. The best of two turns counts. Speeds
+compare the faster way of each side, memory the leaner way of each.
 
 **Peak memory** is the peak of a fresh process over both steps, less what it had before the first:
 gradients, AdamW's state, activations, logits. What both had before is stated beside it.
@@ -47,18 +48,20 @@ from benchmarks import learner_cases as cases
 from benchmarks.machine import describe
 from benchmarks.targets import Target, as_rows, show_targets
 from benchmarks.turns import Contestant, take_turns
+from cispo.config import LearnerConfig
+from cispo.learner.environment import LEAN, learner_environment
 from cispo.policy.load import bundled_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "learner.json"
-ROWS = {"equal": 4, "long tail": 8}
+ROWS = {"equal": 2, "long tail": 8}
 TURNS = 2
 LR = 1e-6
-LOGPROB_CHUNK = 1024
+LOGPROB_CHUNK = 256
 FASTER, LEANER = 2.0, 0.5
 AGREEMENT = 1e-3
 MIB = 2**20
-OURS = {"MKL_CBWR": "AUTO,STRICT"}
-"""What learners run with; see `cispo.learner.group`."""
+SHARED = {"OMP_NUM_THREADS", *LEAN}
+"""Variables of our learner that TRL gets as well."""
 Row = dict[str, Any]
 
 
@@ -67,10 +70,10 @@ def start(
 ) -> dict[str, Contestant]:
     """Start all contestants of a case."""
     threads = os.cpu_count() or 1
-    environment = {"OMP_NUM_THREADS": str(threads)}
     shared = {"model": str(model), "batch": str(batch), "lr": LR, "threads": threads}
     contestants = {}
     for way, recompute in (("kept", False), ("recomputed", True)):
+        environment = learner_environment(LearnerConfig(num_cpus=threads), is_lean=recompute)
         ours = {
             "backend": "lightning" if kind == "hybrid" else "transformers",
             "kernels": "native",
@@ -82,7 +85,7 @@ def start(
             sys.executable,
             "benchmarks.learner_step",
             shared | ours,
-            environment=environment | OURS,
+            environment=environment,
         )
         if python is not None:
             theirs = {
@@ -93,7 +96,10 @@ def start(
                 "longest": longest,
             }
             contestants[f"TRL, {way}"] = Contestant(
-                python, "benchmarks.trl_peer", shared | theirs, environment=environment
+                python,
+                "benchmarks.trl_peer",
+                shared | theirs,
+                environment={name: environment[name] for name in SHARED & environment.keys()},
             )
     for contestant in contestants.values():
         stack.enter_context(contestant)

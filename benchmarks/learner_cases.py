@@ -19,7 +19,7 @@ from cispo.types import PolicyVersion, Rollout, Sample, StopReason
 
 LONGEST = 2048
 LONGEST_PROMPT = 96
-GROUP_SIZE = 4
+GROUP_SIZE = 2
 VOCABULARY, WIDTH, LAYERS, HEADS, KV_HEADS = 8192, 256, 8, 4, 2
 INNER = {"hybrid": 512, "softmax": 768}
 _MEAN = 0.4
