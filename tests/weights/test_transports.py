@@ -162,6 +162,29 @@ async def test_an_engine_that_dies_of_it_holds_nobody_up(
         assert stage.learner.num_stored <= 1  # the new group holds
 
 
+async def test_an_engine_that_does_not_come_to_a_broadcast_is_waited_for_a_while_only(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING)
+
+    async def before(handle: Handle, method: str, *args: Any) -> tuple[Any, ...]:
+        if method == "hear_weights" and handle.name == "rollout-0" and args[0] == 1:
+            await until(has_given_up, what="the learner gave up")
+        return args
+
+    def has_given_up() -> bool:
+        return stage.learner.outlet is not None and stage.learner.outlet.fault is not None
+
+    way = Broadcasts(backend="gloo", timeout_seconds=0.5)
+    async with staged(way, before=before) as stage:
+        assert await stage.publisher.publish() == 1
+        assert stage.has_newest("rollout-0")
+        assert stage.has_newest("rollout-1")
+        assert stage.learner.num_stored == 1
+        for text in ("no group of 3 was formed", "rollout-0 missed the broadcast of weights"):
+            assert text in caplog.text
+
+
 async def test_an_engine_that_starts_during_an_export_waits_for_the_new_weights(
     way: Route | Broadcasts,
 ) -> None:
