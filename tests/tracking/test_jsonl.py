@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cispo.errors import ConfigError
+from cispo.errors import ConfigError, RunFolderError
 from cispo.tracking.history import names_under, read_history, series
 from cispo.tracking.jsonl import JsonlTracker, line
+from tests.full_disk import full_disk
 
 
 def write(path: Path, *steps: int, keep_through: int | None = None) -> None:
@@ -65,6 +66,20 @@ def test_a_fresh_run_does_not_overwrite_an_earlier_one(tmp_path: Path) -> None:
     write(path, 0)
     with pytest.raises(ConfigError, match="earlier run"):
         JsonlTracker(path)
+
+
+def test_a_full_disk_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    tracker = JsonlTracker(path)
+    tracker.log(1, {"reward/mean": 0.5})
+    with full_disk(path.stat().st_size + 10), pytest.raises(RunFolderError) as error:
+        tracker.log(2, {"reward/mean": 0.5})
+    assert str(error.value).startswith(f"{path}: the metrics of step 2 cannot be written (")
+    assert f"make room, then continue with resume={tmp_path}" in str(error.value)
+    tracker.finish({})
+    assert [step for step, _ in read_history(path)] == [1]
+    write(path, 2, keep_through=1)
+    assert [step for step, _ in read_history(path)] == [1, 2]
 
 
 def test_series_and_names_are_read_from_the_steps_that_have_them(tmp_path: Path) -> None:

@@ -102,6 +102,20 @@ def test_a_number_without_data_is_none_and_never_made_up() -> None:
         assert summary[name] is None
 
 
+def test_faults_are_added_up_and_what_never_happened_is_left_out() -> None:
+    lines = [
+        (1, {"faults/learner_restarts": 0.0, "faults/engine_deaths": 0.0}),
+        (2, {"faults/learner_restarts": 1.0, "faults/engine_deaths": 0.0}),
+        (3, {"faults/learner_restarts": 2.0, "faults/engine_deaths": 0.0}),
+    ]
+    failures = {"wandb_failures": 4, "rollout_file_failures": 0}
+    assert summarise(lines, failures=failures)["faults"] == {
+        "learner_restarts": 3.0,
+        "wandb_failures": 4,
+    }
+    assert summarise(HISTORY)["faults"] == {}
+
+
 def test_an_evaluation_before_the_run_alone_is_not_one_after_it() -> None:
     summary = summarise(HISTORY[:2])
     assert (summary["heldout_before"], summary["heldout_after"]) == (0.25, None)

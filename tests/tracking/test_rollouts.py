@@ -1,8 +1,11 @@
 from pathlib import Path
 
+import pytest
+
 from cispo.tracking.rollouts import RolloutFiles, read_rollouts
 from cispo.types import RolloutKind
 from tests.fakes import make_group
+from tests.full_disk import full_disk
 
 
 def names(folder: Path) -> list[str]:
@@ -70,3 +73,18 @@ def test_equal_rollouts_make_equal_files(tmp_path: Path) -> None:
         RolloutFiles(tmp_path / name, every=1).record(1, [make_group([1.0, 0.0])])
     first, second = (tmp_path / n / "iteration_000001.jsonl.gz" for n in "ab")
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_a_full_disk_costs_files_and_no_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = RolloutFiles(tmp_path, every=1)
+    with full_disk(10):
+        files.record(1, [make_group([1.0, 0.0])])
+        files.record(2, [make_group([1.0, 0.0])])
+    files.record(3, [make_group([1.0, 0.0])])
+    assert files.num_failures == 2
+    assert names(tmp_path) == ["iteration_000003.jsonl.gz"]
+    (said,) = caplog.messages
+    assert said.startswith(f"{tmp_path / 'iteration_000001.jsonl.gz'} cannot be written (")
+    assert "the run goes on" in said

@@ -1,4 +1,6 @@
 import logging
+import os
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,10 +28,10 @@ def offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_tracker(
-    folder: Path, mode: Any = "offline", config: Mapping[str, Any] | None = None
+    folder: Path, mode: Any = "offline", config: Mapping[str, Any] | None = None, **more: Any
 ) -> WandbTracker:
     return WandbTracker(
-        folder, mode=mode, project="cispo", name="test", config=config or {"seed": 0}
+        folder, mode=mode, project="cispo", name="test", config=config or {"seed": 0}, **more
     )
 
 
@@ -76,6 +78,53 @@ def test_a_run_that_cannot_start_does_not_stop_the_training(
     tracker.finish({})
     assert tracker.num_failures == 4
     assert caplog.text.count("W&B failed to start") == 1
+
+
+def service_of_this_process() -> int:
+    """The process that W&B started: a child of ours."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parent = int(stat.read_text().rpartition(")")[2].split()[1])
+            command = (stat.parent / "cmdline").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == os.getpid() and b"wandb-core" in command:
+            return int(stat.parent.name)
+    raise AssertionError("W&B has no service")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_service_that_dies_or_hangs_ends_no_run(
+    offline: Path, caplog: pytest.LogCaptureFixture, number: signal.Signals
+) -> None:
+    tracker = make_tracker(offline, deadline_seconds=5.0)
+    tracker.log(1, {"reward/mean": 0.5})
+    assert tracker.num_failures == 0
+    service = service_of_this_process()
+    os.kill(service, number)
+    for step in range(2, 5):
+        tracker.log(step, {"reward/mean": 0.5, **{f"x/{i}": 0.5 for i in range(20_000)}})
+    tracker.finish({"iterations": 3})
+    assert tracker.num_failures >= 1
+    assert caplog.text.count("W&B failed to") == 1
+    assert "the run goes on" in caplog.text
+    wait_until(lambda: is_gone(service), what="W&B's service is gone")
+    wandb.teardown()  # what W&B does when the interpreter ends
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def test_a_run_goes_on_under_the_id_that_its_checkpoint_names(offline: Path) -> None:
+    tracker = make_tracker(offline, run_id="abcd1234")
+    tracker.finish({})
+    assert tracker.run_id == "abcd1234"
+    assert (offline / "wandb_run_id.txt").read_text() == "abcd1234\n"
+    assert make_tracker(offline).run_id == "abcd1234"
 
 
 def test_online_without_credentials_is_refused_before_anything_starts(offline: Path) -> None:
