@@ -159,7 +159,7 @@ class Sequences:
 
     def finished(self, rows: Sequence[int]) -> list[Finished]:
         """Return what ended rows sampled."""
-        return [self._finished(row) for row in rows]
+        return list(map(self._finished, rows))
 
     def retire(self, rows: Sequence[int]) -> Moves:
         """Drop rows, ascending, and close the gaps with the last rows; returns what moved."""
@@ -273,12 +273,9 @@ class Sequences:
         """Rows that end with a stop text."""
         if self._texts is None:
             return []
+        counts, budgets = active.counts, active.budgets
         return self._texts.read(
-            token_ids,
-            self.owners,
-            records=self._records,
-            counts=active.counts,
-            budgets=active.budgets,
+            token_ids, self.owners, records=self._records, counts=counts, budgets=budgets
         )
 
     def _stream(self, row: int) -> None:
@@ -292,10 +289,5 @@ class Sequences:
         self._stream(row)
         reason = REASON_OF_CODE[int(self._codes[row])]
         assert reason is not None, f"row {row} is still running"
-        return finished_member(
-            self.owners[row],
-            self._records,
-            row,
-            is_sampled=self.is_sampled(row),
-            reason=reason,
-        )
+        owner, is_sampled = self.owners[row], self.is_sampled(row)
+        return finished_member(owner, self._records, row, is_sampled=is_sampled, reason=reason)

@@ -151,13 +151,12 @@ class Broadcasts:
         if self._meeting is None or names != self._names:
             self._meeting = await self._new_meeting(sender, size=1 + len(names))
             self._names = names
-        stored: asyncio.Task[Sequence[Ticket]] | None = None
+        stored: list[asyncio.Task[Sequence[Ticket]]] = []
 
         async def fetch() -> Sequence[Ticket]:
-            nonlocal stored
-            if stored is None:
-                stored = asyncio.create_task(_stored(sender, version))
-            return await asyncio.shield(stored)
+            if not stored:
+                stored.append(asyncio.create_task(_stored(sender, version)))
+            return await asyncio.shield(stored[0])
 
         sending = asyncio.create_task(
             sender.export_weights(version, self._meeting, max_bytes=max_bytes)
@@ -171,6 +170,7 @@ class Broadcasts:
             hearing.cancel()
         if export.fault is not None:
             _log.warning("weights were not broadcast to all engines: %s", export.fault)
+        if export.fault is not None or stored:  # the learner, or an engine, has left the group
             self._meeting = None
         return export, found
 

@@ -55,6 +55,7 @@ class Receiver:
     """Engines that find what they are told to find."""
 
     def __init__(self, sender: Sender, answers: Mapping[str, str] | None = None) -> None:
+        self.misses_it = False
         self.names = ["rollout-0", "rollout-1"]
         self.answers = answers
         self.fetches: list[Fetch] = []
@@ -78,6 +79,8 @@ class Receiver:
         assert list(names) == self.names
         assert meeting.size == 1 + len(names)
         self.fetches.append(fetch)
+        if self.misses_it:
+            await fetch()
         return await self.load_weights(version, [])
 
 
@@ -146,6 +149,11 @@ async def test_a_group_is_kept_until_its_members_change_or_it_breaks(
     sender.fault = None
     await publishing.publish()
     assert sender.routes[4] not in sender.routes[:4]
+    receiver.misses_it = True  # which the learner, who sent it all, may not notice
+    await publishing.publish()
+    assert sender.routes[5] == sender.routes[4]
+    await publishing.publish()
+    assert sender.routes[6] not in sender.routes[:6]
 
 
 async def test_what_was_broadcast_is_stored_only_for_who_asks_and_then_once() -> None:
