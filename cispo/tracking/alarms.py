@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from cispo.length_bias import CORRELATION, LengthBiasMonitor
+from cispo.tracking.gradients import NORM, GradientMonitor
 from cispo.types import Metrics
 
 _Rule: TypeAlias = tuple[str, Callable[[float], bool], str]
@@ -45,12 +46,15 @@ class Alarms:
     def __init__(self) -> None:
         self._on: set[str] = set()
         self._length_bias = LengthBiasMonitor()
+        self._gradients = GradientMonitor()
 
     def begun(self, metrics: Metrics) -> list[str]:
         """The alarms of this step that the step before did not have."""
         now = _alarms(metrics)
         if message := self._length_bias.message(metrics):
             now[CORRELATION] = message
+        if message := self._gradients.message(metrics):
+            now[NORM] = message
         messages = [text for name, text in now.items() if name not in self._on]
         self._on = set(now)
         return messages
