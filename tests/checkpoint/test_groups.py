@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cispo.checkpoint.groups import load_groups, save_groups
 from cispo.errors import CheckpointError
-from cispo.types import Group, Message, Rollout
+from cispo.types import Group, Message, PolicyVersion, Rollout
 from tests.fakes import make_group, make_rollout
 
 
@@ -39,10 +39,7 @@ def test_every_field_comes_back(tmp_path: Path) -> None:
     task = replace(
         group.task,
         messages=(
-            Message(
-                role="system",
-                content="é\ud83d\ude00".encode("utf-16", "surrogatepass").decode("utf-16"),
-            ),
+            Message(role="system", content="é \N{GRINNING FACE}"),
             Message(role="tool", content="4", name="add"),
         ),
         truth={"answer": ["7", {"tests": [1.5, None, True]}]},
@@ -50,7 +47,10 @@ def test_every_field_comes_back(tmp_path: Path) -> None:
         is_agentic=True,
     )
     routed = replace(group.rollouts[1], routed_experts=bytes(range(14)), submission="diff")
-    group = replace(group, task=task, rollouts=(group.rollouts[0], routed, group.rollouts[2]))
+    synced = replace(
+        group.rollouts[0], newest_version=PolicyVersion(5), version_runs=((4, 1), (5, 1))
+    )
+    group = replace(group, task=task, rollouts=(synced, routed, group.rollouts[2]))
     other = make_group([0.5], index=19)
     assert round_trip(tmp_path, [group, other]) == (listed(group), listed(other))
 

@@ -192,3 +192,15 @@ async def test_a_run_of_another_model_is_refused(tmp_path):
     await save_run(tmp_path / "run", new_policy(), backend="transformers", path="gpt2")
     with pytest.raises(CispoError, match=r"policy\.backend=transformers"):
         export(tmp_path / "run", tmp_path / "target")
+
+
+async def test_a_run_whose_weights_are_broken_is_refused_and_leaves_nothing(tmp_path, tokenizer):
+    save_policy(new_policy(), tokenizer, tmp_path / "start")
+    await save_run(tmp_path / "run", new_policy(), path=str(tmp_path / "start"))
+    file = tmp_path / "run" / "checkpoints" / "iteration-00000001" / "learner.pt"
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CispoError, match=r"iteration-00000001 is broken: learner\.pt has another"):
+        export(tmp_path / "run", tmp_path / "target")
+    assert not (tmp_path / "target").exists()
