@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from tests.learner.curves import OPTIMIZER, PACKINGS, UPDATES, train
+from tests.learner.curves import OPTIMIZER, PACKINGS, UPDATES, VOCABULARY, small_model, train
 from tests.learner.one_rank import one_rank
-from tests.learner.tables import local_learner
+from tests.learner.tables import local_learner, make_rule, random_samples
 from tests.waiting import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.slow
@@ -102,6 +102,19 @@ def test_two_ranks_take_the_references_updates(
     reference: dict[str, Any], two_ranks: dict[str, Any], stage: int, packing: str
 ) -> None:
     assert_same_run(two_ranks["curves"][stage, packing], reference)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_two_ranks_score_samples_like_the_reference(two_ranks: dict[str, Any], stage: int) -> None:
+    samples = random_samples(7, vocabulary=VOCABULARY)
+    reference = local_learner(small_model(), make_rule(micro_batch_tokens=1000), **OPTIMIZER)
+    before, after = two_ranks["scores"][stage]
+    for found in (before, after):
+        scores = reference.logprobs(samples)
+        wanted = torch.cat([torch.tensor(scores[i]) for i in range(len(samples))])
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5)
+        reference.step(samples)
+    assert (after - before).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

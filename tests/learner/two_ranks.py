@@ -36,6 +36,7 @@ def main(rank: int, port: int, file: str) -> None:
             for stage, dtype in product(STAGES, ("float32", "bfloat16"))
             if (stage, dtype) != (0, "bfloat16")
         },
+        "scores": {stage: scores(stage) for stage in STAGES},
     }
     if rank == 0:
         torch.save(results, file)
@@ -46,6 +47,21 @@ def learner(policy: LightningModel, rule: UpdateRule, stage: int) -> Any:
     from cispo.learner.deepspeed import DeepSpeedLearner
 
     return DeepSpeedLearner(policy, rule, zero_stage=stage, **OPTIMIZER)
+
+
+def scores(stage: int) -> list[Tensor]:
+    """Log-probabilities of samples that ranks share, before and after a step."""
+    samples = random_samples(7, vocabulary=VOCABULARY)
+    scorer = learner(small_model(), make_rule(micro_batch_tokens=40), stage)
+    found = []
+    for _ in range(2):
+        shares: list[dict[int, Any]] = [{}, {}]
+        torch.distributed.all_gather_object(shares, scorer.logprobs(samples))
+        assert not shares[0].keys() & shares[1].keys()
+        together = shares[0] | shares[1]
+        found.append(torch.cat([torch.tensor(together[i]) for i in range(len(samples))]))
+        scorer.step(samples)
+    return found
 
 
 def refused(stage: int, dtype: torch.dtype) -> dict[str, Any]:
