@@ -26,6 +26,7 @@ from launch.signals import signals_to
 from launch.trackers import RunTrackers
 
 _FAILED = 2
+_STARTING = "start Ray"
 
 
 def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Resume) -> None:
@@ -56,6 +57,7 @@ def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Res
             cfg.tracking, folder, resume, name=cfg.name, config=config, console=console
         )
         run = _Run(cfg, config, tasks, folder, console, say, trackers, interrupts, stacks)
+        console.progress.start(_STARTING, 1)
         with (
             signals_to(interrupts.on_signal),
             run.watched(),
@@ -66,6 +68,7 @@ def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Res
                 environment={VARIABLE: str(stacks.offers)},
             ),
         ):
+            console.progress.finish(_STARTING)
             num_done = run.train(resume)
     if interrupts.signal is not None and num_done < cfg.iterations:
         print(f"stopped by {interrupts.signal.name}; {run.way_on()}", flush=True)

@@ -93,5 +93,5 @@ class Activity:
         if under_way:
             return under_way
         ended = max(phases, key=lambda p: p.ended or p.started, default=None)
-        after = "since the start" if ended is None else f"after {ended.name}"
-        return [f"what comes {after}, for {self.quiet_seconds():.0f} s"]
+        what = f"what comes after {ended.name}" if ended else "the first phase"
+        return [f"{what}, for {self.quiet_seconds():.0f} s"]

@@ -77,11 +77,11 @@ def test_activity_knows_counts_ages_and_waits() -> None:
     assert activity.waits() == ["what comes after sample, for 3 s"]
 
 
-def test_before_the_first_phase_the_start_is_what_is_waited_for() -> None:
+def test_before_any_phase_the_first_is_what_is_waited_for() -> None:
     clock = Clock()
     activity = Activity(clock)
     clock.now += 2
-    assert activity.waits() == ["what comes since the start, for 2 s"]
+    assert activity.waits() == ["the first phase, for 2 s"]
 
 
 def make_plain(clock: Clock) -> tuple[PlainConsole, io.StringIO]:
