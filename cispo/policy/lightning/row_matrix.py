@@ -37,7 +37,7 @@ class RowMatrix:
         self._is_on_cpu = weight.device.type == "cpu"
         is_whole = not self._is_on_cpu or weight.numel() <= _IN_CACHE
         self._in_panels = 0 if is_whole else len(weight) // _PANEL * _PANEL
-        panels, rest = weight.split([self._in_panels, len(weight) - self._in_panels])
+        panels, rest = weight.tensor_split([self._in_panels])
         self._panels = _laid_out(panels.view(-1, _PANEL, panels.shape[1]))
         self._rest = _laid_out(rest) if self._is_on_cpu else rest.t()
 
