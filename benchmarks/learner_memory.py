@@ -80,12 +80,13 @@ def update(tokens: int, *, recompute: bool) -> Row:
     ids = torch.randint(VOCABULARY, (tokens,), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(tokens) > 0
 
+    count = min(tokens, COUNTED_TOKENS)
+
     def forward() -> object:
-        count = COUNTED_TOKENS
         ends = torch.tensor([0, count], dtype=torch.int32)
         return model(ids[:count], ends, mask[:count])
 
-    kept = {name: size / COUNTED_TOKENS for name, size in kept_bytes(model, forward).items()}
+    kept = {name: size / count for name, size in kept_bytes(model, forward).items()}
     model.model.recompute_layers = recompute
     rollout = Rollout(
         task_id="long",
