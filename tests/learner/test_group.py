@@ -1,6 +1,8 @@
 """The learner as Ray actors: one and several ranks against the reference in this process."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +13,11 @@ import torch
 from torch import Tensor
 
 from cispo.config import LearnerConfig, ObjectiveConfig, OptimizerConfig, PolicyConfig
-from cispo.errors import ConfigError, DivergedError, LearnerError
+from cispo.errors import ConfigError, DivergedError, LearnerError, LearnerLostError
 from cispo.learner.build import build_policy
 from cispo.learner.group import LearnerGroup
-from cispo.types import PolicyVersion
+from cispo.stacks import Dump
+from cispo.types import PolicyVersion, Sample
 from tests.fakes import FakeProgress
 from tests.learner.tables import (
     ADAMW,
@@ -134,7 +137,7 @@ async def test_after_a_rank_died_the_error_names_it_and_a_new_group_continues_to
         ray.kill(group._ranks[1])
         # and does not wait for what the other rank waits for: half an hour of the process group
         async with asyncio.timeout(PATIENCE_SECONDS):
-            with pytest.raises(LearnerError, match=r"learner rank (0, )?1 of 2 died"):
+            with pytest.raises(LearnerLostError, match=r"learner ranks? (0, )?1 of 2 died"):
                 await group.step(updates[0])
     finally:
         group.stop()
@@ -145,9 +148,27 @@ async def test_after_a_rank_died_the_error_names_it_and_a_new_group_continues_to
         await successor.restore(tmp_path)
         assert [await successor.step(update) for update in updates[2:]] == expected
         found = await weights(successor)
+        await blame_a_rank_that_hangs(successor, updates[0])
     finally:
         successor.stop()
     assert all(torch.equal(found[name], final[name]) for name in final)
+
+
+async def blame_a_rank_that_hangs(group: LearnerGroup, samples: Sequence[Sample]) -> None:
+    """Stop rank 1, for which rank 0 then waits in a collective."""
+    pid = await group._ranks[1].__ray_call__.remote(lambda _: os.getpid())
+    os.kill(pid, signal.SIGSTOP)
+    group._step_seconds = 1.0
+    group._dump = lambda: Dump(path=Path("stacks-1.txt"), silent={"learner rank 1": "stopped"})
+    with pytest.raises(LearnerLostError) as error:
+        await group.step(samples)
+    assert str(error.value) == (
+        "learner rank 1 of 2 gave no answer to step in learner.step_seconds=1 s (stopped); "
+        "stacks: stacks-1.txt"
+    )
+    group._dump = None
+    with pytest.raises(LearnerLostError, match=r"learner ranks 0, 1 of 2 gave no answer to step"):
+        await group.step(samples)
 
 
 async def test_ranks_that_cannot_start_are_named() -> None:
