@@ -10,7 +10,6 @@ import json
 import os
 import subprocess
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 
 import pytest
@@ -76,22 +75,15 @@ SUITES: dict[str, Callable[[], Findings]] = {
 }
 
 
-@cache
-def findings_of(suite: str) -> Findings | str:
-    """Run a suite once; return its findings, or why it cannot run here."""
-    try:
-        return SUITES[suite]()
-    except pytest.skip.Exception as reason:
-        return str(reason)
+@pytest.fixture(scope="module", params=list(SUITES))
+def findings(request: pytest.FixtureRequest) -> Findings:
+    """Run a suite, once, also if it fails."""
+    return SUITES[request.param]()
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", ["nothing", *(attempt.name for attempt in ATTEMPTS)])
-@pytest.mark.parametrize("suite", list(SUITES))
-def test_the_host_sees_nothing_of_it(suite: str, name: str) -> None:
-    findings = findings_of(suite)
-    if isinstance(findings, str):
-        pytest.skip(findings)
+def test_the_host_sees_nothing_of_it(findings: Findings, name: str) -> None:
     if name not in findings:
         pytest.skip("the attempt uses x86_64 system call numbers")
     assert findings[name] == []

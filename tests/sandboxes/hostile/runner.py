@@ -22,6 +22,7 @@ from tests.sandboxes.hostile import bombs, crowds, escape, protocol, surface, su
 from tests.sandboxes.hostile.attempt import PRELUDE, Attempt
 from tests.sandboxes.hostile.host import SECRETS, Host, all_processes, processes_named, wake
 from tests.sandboxes.hostile.sight import Sight, differences, look_at
+from tests.waiting import PATIENCE_SECONDS
 
 ATTEMPTS = [
     *escape.ATTEMPTS,
@@ -43,7 +44,7 @@ LIMITS = Limits(
 QUIET = ("theft", "bomb", "survivor")
 _NUM_LANES = 4
 _HOLD_SECONDS = 100.0
-_GRACE_SECONDS = 30.0
+_GRACE_SECONDS = PATIENCE_SECONDS
 _SHORT_SECONDS = 5.0
 _ENDED = "it ended as "
 _LOST = f"{_ENDED}{Outcome.LOST}"
