@@ -59,7 +59,7 @@ def metrics(folder: Path) -> Sequence[dict[str, float]]:
     """The run's lines without what a clock measured or depends on timing."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert all(line["engine/actors"] == 1 for line in lines)
-    timed = ("time/", "engine/")
+    timed = ("time/", "engine/", "overlap/")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
 
 
