@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
@@ -16,7 +17,7 @@ from cispo.types import Graded, Message, Rollout, Task, Ungraded, Verdict
 from rewards.pool import RewardPool
 from sandboxes.bubblewrap import BubblewrapSandbox
 from tests.fakes import FakeProgress, make_rollout
-from tests.waiting import until
+from tests.waiting import PATIENCE_SECONDS, until
 
 SERVER = b"sandboxes.inside.zygote"
 """In the command line of every fork server, of the jail around it, and of what it forks."""
@@ -104,6 +105,13 @@ async def test_a_worker_that_is_stopped_is_replaced_and_another_grades(
     await pool.lap()
     os.kill(await stopped.handle.__ray_call__.remote(lambda _: os.getpid()), signal.SIGSTOP)
     monkeypatch.setattr(pool, "_limit_seconds", 5.0)
+    replace = pool._replace
+
+    def replace_and_be_patient(*given: Any) -> None:
+        monkeypatch.setattr(pool, "_limit_seconds", PATIENCE_SECONDS)
+        replace(*given)
+
+    monkeypatch.setattr(pool, "_replace", replace_and_be_patient)
     tasks, rollouts = tasks_and_rollouts(3)
     verdict = await pool.grade(tasks[2], rollouts[2])  # a sum, so that others need no time for it
     assert isinstance(verdict, Graded)
