@@ -8,9 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray.exceptions import RayError
 
-import ray
 from cispo.arrivals import missing_after
 from cispo.config import LearnerConfig, ObjectiveConfig, PolicyConfig
 from cispo.errors import LearnerError
@@ -226,6 +226,8 @@ class LearnerGroup:
                 await asyncio.wait(waits, timeout=_GRACE_SECONDS)
                 raise_worst(_errors(waits), len(waits), method)
         if late:
+            for wait in late:
+                wait.cancel()
             dump = await asyncio.to_thread(self._dump) if self._dump else None
             ranks = [rank for rank, wait in enumerate(waits) if wait in late]
             raise hung(ranks, len(waits), method, seconds=self._step_seconds, dump=dump)
@@ -258,6 +260,8 @@ class LearnerGroup:
             await asyncio.wait(waits, timeout=1.0)
             raise_worst(_errors(waits), len(waits), "start")
         if missing:
+            for wait in waits:
+                wait.cancel()
             raise LearnerError(
                 f"learner {', '.join(missing)} of {len(self._ranks)} not ready in time; "
                 f"the cluster has {ray.available_resources().get('CPU', 0.0):g} CPUs and "
