@@ -95,10 +95,9 @@ def ask_elsewhere(host: str, processes: Sequence[Incarnation]) -> None:
 
     A host that does not answer is left alone: its processes then count as silent.
     """
+    import ray
     from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    import ray
 
     for node in ray.nodes():
         if node["Alive"] and node["NodeManagerHostname"] == host:
