@@ -1,0 +1,160 @@
+"""A run whose processes are killed at random moments loses nothing, and counts nothing twice."""
+
+import random
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.integration.small_run import (
+    finish,
+    kill,
+    learned,
+    lines,
+    processes,
+    rollouts,
+    start,
+)
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+
+ITERATIONS = 14
+SMALL = (
+    "tasks.sources=[{kind: reasoning_gym, name: chain_sum, size: 500, "
+    "options: {min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}}, "
+    "{kind: code_family, name: write_program, size: 500}]",
+    "tracking.wandb_mode=disabled",
+)
+RUN = (
+    "experiment=smoke",
+    *SMALL,
+    f"iterations={ITERATIONS}",
+    "tasks_per_iteration=4",
+    "group_size=4",
+    "updates_per_iteration=2",
+    "checkpoint_every=1",
+    "max_restarts=10",
+    "learner.backend=local",
+    "learner.optimizer.lr=1e-3",
+    "objective.dynamic_sampling=false",
+    "reward.verifiers=[logic, code]",
+    "reward.weights.overlong=1.0",
+    "reward.overlong_cache_tokens=63",
+    "rollout.sampling.max_new_tokens=64",
+    "evaluation.every=-1",
+)
+ORDERLY = ("driver", "learner rank", "rollout actor", "reward worker", "sandbox")
+SYNCHRONOUS = (*ORDERLY, *ORDERLY[2:], *ORDERLY[2:], "rollout actor")
+OVERLAPPED = (*ORDERLY, *ORDERLY[2:], *ORDERLY[2:])
+LONGEST_WAIT_SECONDS = 240.0
+
+
+@pytest.fixture(scope="module")
+def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("cold_start")
+    few = ("steps=60", "batch_tasks=16", f"run_dir={folder}")
+    finish(start("launch.sft", "experiment=smoke_cold_start", *SMALL, *few))
+    return str(folder / "policy")
+
+
+class Run:
+    """A run that is started again whenever its driver has died."""
+
+    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+        self._folder = folder
+        self._overrides = (*RUN, *overrides, f"run_dir={folder}")
+        self._starts = 0
+        self._driver = self._start()
+
+    def kill_one(self, kind: str, *, at_iteration: int, chance: random.Random) -> None:
+        """Kill a process of a kind at a random moment after an iteration was logged."""
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+        while time.monotonic() < deadline:
+            self._refuse_an_end()
+            if len(lines(self._folder)) >= at_iteration and (found := self._living(kind)):
+                time.sleep(chance.random())
+                if kill(chance.choice(found)):
+                    if kind == "driver":
+                        self._driver.communicate()
+                        self._driver = self._start()
+                    return
+            time.sleep(0.05)
+        raise AssertionError(f"no {kind} was found after iteration {at_iteration}")
+
+    def finish(self) -> str:
+        return finish(self._driver)
+
+    def abandon(self) -> None:
+        if self._driver.poll() is None:
+            self._driver.kill()
+            self._driver.communicate()
+
+    def _start(self) -> subprocess.Popen[str]:
+        has_checkpoint = any((self._folder / "checkpoints").glob("iteration-*"))
+        self._starts += 1
+        again = (f"resume={self._folder}",) if has_checkpoint else ("overwrite=true",)
+        return start("launch.train", *self._overrides, *again, mark=self._mark)
+
+    @property
+    def _mark(self) -> str:
+        return f"{self._folder}-{self._starts}"
+
+    def _living(self, kind: str) -> list[int]:
+        return processes(self._mark, kind)
+
+    def _refuse_an_end(self) -> None:
+        if self._driver.poll() is not None:
+            raise AssertionError(f"the run ended by itself:\n{self._driver.communicate()[0]}")
+
+
+@contextmanager
+def running(folder: Path, *overrides: str) -> Iterator[Run]:
+    run = Run(folder, overrides)
+    try:
+        yield run
+    finally:
+        run.abandon()
+
+
+def disturb(run: Run, kinds: Sequence[str], *, seed: int) -> None:
+    """Kill one process after each iteration, in random order."""
+    chance = random.Random(seed)
+    kinds = chance.sample(kinds, len(kinds))
+    for iteration, kind in enumerate(kinds, start=1):
+        run.kill_one(kind, at_iteration=iteration, chance=chance)
+
+
+def test_with_no_staleness_killed_processes_change_not_one_bit(policy: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start("launch.train", *RUN, f"policy.path={policy}", f"run_dir={whole}"))
+
+    with running(killed, f"policy.path={policy}") as run:
+        disturb(run, SYNCHRONOUS, seed=1)
+        run.finish()
+
+    assert [line["step"] for line in lines(whole)] == list(range(1, ITERATIONS + 1))
+    assert any(line["learn/grad_norm"] > 0 for line in lines(whole))
+    assert learned(killed) == learned(whole)
+    assert rollouts(killed) == rollouts(whole)
+
+
+def test_with_staleness_no_task_is_lost_or_trained_twice(policy: str, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    overlapped = (f"policy.path={policy}", "max_staleness=2")
+    finish(start("launch.train", *RUN, *overlapped, f"run_dir={whole}"))
+
+    with running(killed, *overlapped) as run:
+        disturb(run, OVERLAPPED, seed=2)
+        run.finish()
+
+    assert [line["step"] for line in lines(killed)] == list(range(1, ITERATIONS + 1))
+    assert max(line["staleness/max"] for line in lines(killed)) <= 2
+    assert tasks(killed) == tasks(whole)
+
+
+def tasks(folder: Path) -> list[list[str]]:
+    """Tasks that were trained on, by iteration; the groups' members stand side by side."""
+    return [[rollout["task_id"] for rollout in file] for file in rollouts(folder).values()]
