@@ -8,9 +8,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+import ray
 import torch
 
-import ray
 from cispo.config import LearnerConfig, ObjectiveConfig, Offload
 from cispo.errors import WeightSyncError
 from cispo.learner.local import LocalLearner

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 import ray
+
 from cispo.config import RolloutConfig, SamplingConfig
 from cispo.types import Rollout, Task
 from rollout.actor_source import ActorSource
