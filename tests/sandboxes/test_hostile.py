@@ -158,7 +158,7 @@ def bare_findings() -> Findings:
     if not PYTHON.exists() or os.uname().machine != "x86_64":
         pytest.skip("needs the system's Python on x86_64")
     uid = SANDBOX_UID if os.geteuid() == 0 else os.geteuid()
-    suite = Suite(Bare(), has_cgroup=True, jail_uid=uid, num_lanes=1)
+    suite = Suite(Bare(), has_cgroup=True, jail_uid=uid, num_lanes=1, silence_seconds=1.0)
     named = {attempt.name: attempt for attempt in ATTEMPTS}
     chosen = [named[name] for name in SUCCEED_WITHOUT_A_SANDBOX]
     findings = asyncio.run(suite.run(chosen, in_the_open=True))

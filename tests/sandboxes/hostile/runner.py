@@ -22,6 +22,7 @@ from tests.sandboxes.hostile import bombs, crowds, escape, protocol, surface, su
 from tests.sandboxes.hostile.attempt import PRELUDE, Attempt
 from tests.sandboxes.hostile.host import SECRETS, Host, all_processes, processes_named, wake
 from tests.sandboxes.hostile.sight import Sight, differences, look_at
+from tests.sandboxes.hostile.usage import num_tasks, password_lines, resident_bytes
 from tests.waiting import PATIENCE_SECONDS
 
 ATTEMPTS = [
@@ -63,6 +64,7 @@ class Suite:
         jail_uid: int,
         num_lanes: int,
         quiet: Sequence[str] = QUIET,
+        silence_seconds: float = _GRACE_SECONDS,
     ) -> None:
         """Set up the host.
 
@@ -72,11 +74,13 @@ class Suite:
             jail_uid: User that its programs run as, as the host sees it.
             num_lanes: Attempts at once.
             quiet: Kinds that run before the others, one after the other in this order.
+            silence_seconds: How long processes may take to die with their program.
         """
         self._lanes = asyncio.Semaphore(num_lanes)
         self._sandbox = sandbox
         self._has_cgroup = has_cgroup
         self._quiet = quiet
+        self._silence_seconds = silence_seconds
         self._host = Host(jail_uid=jail_uid)
         self._harmless: Sight | None = None
         self._number = 0
@@ -170,8 +174,8 @@ class Suite:
                 return seen
             if attempt.holds and time.monotonic() > deadline:
                 return ["it never held"]
-            most_processes = max(most_processes, sum(map(_num_tasks, pids)))
-            most_bytes = max(most_bytes, sum(map(_resident_bytes, pids)))
+            most_processes = max(most_processes, sum(map(num_tasks, pids)))
+            most_bytes = max(most_bytes, sum(map(resident_bytes, pids)))
             await asyncio.sleep(0.02)
         found = []
         if most_processes > limits.max_processes:
@@ -208,7 +212,7 @@ class Suite:
             for name, secret in SECRETS.items()
             if secret.encode() in said
         ]
-        for line in _password_lines():
+        for line in password_lines():
             if line in said:
                 found.append("it told a line of /etc/shadow")
         if max(len(result.stdout), len(result.stderr)) > limits.output_bytes:
@@ -221,7 +225,7 @@ class Suite:
 
     async def _wait_for_silence(self, marker: str) -> list[str]:
         """Return what is still alive; the last processes of a jail may die an instant after it."""
-        deadline = time.monotonic() + _GRACE_SECONDS
+        deadline = time.monotonic() + self._silence_seconds
         while left := processes_named(marker):
             if time.monotonic() > deadline:
                 break
@@ -235,29 +239,6 @@ class Suite:
 
 def _whole(limits: dict[str, float]) -> dict[str, float | int]:
     return {name: int(v) if name.endswith("bytes") else v for name, v in limits.items()}
-
-
-def _num_tasks(pid: int) -> int:
-    try:
-        return len(os.listdir(f"/proc/{pid}/task"))
-    except OSError:
-        return 0
-
-
-def _resident_bytes(pid: int) -> int:
-    """Return the anonymous memory of a process, its part of what it shares."""
-    try:
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    except OSError:
-        return 0
-    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss_Anon:"))
-
-
-def _password_lines() -> list[bytes]:
-    try:
-        return [line for line in Path("/etc/shadow").read_bytes().splitlines() if len(line) > 8]
-    except OSError:
-        return []
 
 
 def _plain(bwrap: Path | None) -> Sandbox:
