@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cispo.config import ExportConfig, RunConfig, SftConfig
 from cispo.config.admit import AdmitConfig
+from cispo.config.plan import PlanConfig
 from cispo.config.prepare import PrepareConfig
 from cispo.config.score import ScoreConfig
 from cispo.config.serve import ServeConfig
@@ -84,6 +85,7 @@ def _key_error(key: str, error: OmegaConfBaseException, schema: type) -> str:
 def _store_schemas() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConfig)
+    store.store(name="plan_schema", node=PlanConfig)
     store.store(name="sft_schema", node=SftConfig)
     store.store(name="admit_schema", node=AdmitConfig)
     store.store(name="prepare_schema", node=PrepareConfig)
