@@ -1,3 +1,4 @@
+import contextlib
 import logging
 import os
 import signal
@@ -109,7 +110,8 @@ def test_a_service_that_dies_or_hangs_ends_no_run(
     assert caplog.text.count("W&B failed to") == 1
     assert "the run goes on" in caplog.text
     wait_until(lambda: is_gone(service), what="W&B's service is gone")
-    wandb.teardown()  # what W&B does when the interpreter ends
+    with contextlib.suppress(ConnectionError):
+        wandb.teardown()  # what W&B does when the interpreter ends, and must not wait for ever in
 
 
 def is_gone(pid: int) -> bool:
