@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cispo.config import ExportConfig, RunConfig, SftConfig
 from cispo.config.admit import AdmitConfig
+from cispo.config.evaluate import EvaluateConfig
 from cispo.config.plan import PlanConfig
 from cispo.config.prepare import PrepareConfig
 from cispo.config.score import ScoreConfig
@@ -92,3 +93,4 @@ def _store_schemas() -> None:
     store.store(name="score_schema", node=ScoreConfig)
     store.store(name="serve_schema", node=ServeConfig)
     store.store(name="export_schema", node=ExportConfig)
+    store.store(name="evaluate_schema", node=EvaluateConfig)

@@ -7,7 +7,15 @@ from cispo.errors import ConfigError
 from cispo.types import Rollout, Task, Verdict
 from rewards.code import CodeGrader
 from rewards.endpoint import ChatEndpoint
-from rewards.grade import GradingVerifier, Judge, Shaping, code_judge, logic_judge, math_judge
+from rewards.grade import (
+    GradingVerifier,
+    Judge,
+    Shaping,
+    code_judge,
+    logic_judge,
+    math_judge,
+    recall_judge,
+)
 from rewards.grader_process import GraderProcess
 from rewards.judge import GenerativeJudge
 from rewards.shaping import KNOWN_PARTS
@@ -15,7 +23,7 @@ from rewards.swe.grader import SweGrader
 from sandboxes.build import build_sandbox, build_workspaces, sandbox_limits
 from sandboxes.swe.proof import prove
 
-_IN_PROCESS = ("math", "logic")
+_IN_PROCESS = ("math", "logic", "recall")
 _VERIFIERS = frozenset({*_IN_PROCESS, "code", "judge", "swe"})
 
 
@@ -83,6 +91,7 @@ def build_verifier(
         makers: Mapping[str, Callable[[GraderProcess], Judge]] = {
             "math": math_judge,
             "logic": logic_judge,
+            "recall": recall_judge,
         }
         judges |= {name: makers[name](process) for name in names}
         starts.append(process.start)

@@ -6,7 +6,7 @@ from typing import Any
 
 from cispo.types import Graded, Rollout, StopReason, Task, Ungraded, Verdict
 from rewards.code import CodeGrader
-from rewards.extract import math_answer, program, tagged_answer
+from rewards.extract import after_thought, math_answer, program, tagged_answer
 from rewards.grader_process import GraderProcess
 from rewards.shaping import format_part, overlong_part, weighted_sum
 
@@ -75,6 +75,15 @@ def logic_judge(process: GraderProcess) -> Judge:
 
     async def judge(text: str, truth: Mapping[str, Any]) -> Judged:
         return await process.grade("logic", tagged_answer(text), truth)
+
+    return judge
+
+
+def recall_judge(process: GraderProcess) -> Judge:
+    """Return the judge of questions about long prompts."""
+
+    async def judge(text: str, truth: Mapping[str, Any]) -> Judged:
+        return await process.grade("recall", after_thought(text), truth)
 
     return judge
 

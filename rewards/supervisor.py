@@ -29,7 +29,11 @@ from typing import Any
 from rewards.lockdown import lock_down
 from rewards.truth import BadTruthError
 
-GRADERS = {"math": ("rewards.math", "grade_math"), "logic": ("rewards.logic", "grade_logic")}
+GRADERS = {
+    "math": ("rewards.math", "grade_math"),
+    "logic": ("rewards.logic", "grade_logic"),
+    "recall": ("rewards.recall", "grade_recall"),
+}
 READY = b'{"ready": true}\n'
 
 _CHUNK_BYTES = 65536

@@ -6,8 +6,8 @@ from typing import Any
 from cispo.config.policy import SamplingConfig
 from cispo.config.require import require
 
-GENERATED_KINDS = ("reasoning_gym", "code_family", "swe_toy")
-KINDS = (*GENERATED_KINDS, "swe", "jsonl", "parquet", "huggingface")
+GENERATED_KINDS = ("reasoning_gym", "code_family", "swe_toy", "long_context")
+KINDS = (*GENERATED_KINDS, "swe", "long_context_file", "jsonl", "parquet", "huggingface")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -15,8 +15,9 @@ class SourceConfig:
     """One source of tasks.
 
     Attributes:
-        kind: `reasoning_gym`, `code_family`, `swe_toy`, `swe` (a JSONL or parquet file of SWE
-            instances), `jsonl`, `parquet` or `huggingface`.
+        kind: `reasoning_gym`, `code_family`, `swe_toy`, `long_context`, `swe` (a JSONL or parquet
+            file of SWE instances), `long_context_file` (a public set, see `options.format`),
+            `jsonl`, `parquet` or `huggingface`.
         name: The family, file or data set.
         weight: Share in the mixture, > 0.
         size: Tasks that a generated family has before it repeats.

@@ -31,6 +31,14 @@ def open_table(source: SourceConfig) -> TaskTable:
             from cispo.data.swe.toy import SweToyFamily
 
             return SweToyFamily(source.size, source.seed, **source.options)
+        case "long_context":
+            from cispo.data.long_context.family import LongContextFamily
+
+            return LongContextFamily(source.name, source.size, source.seed, source.options)
+        case "long_context_file":
+            from cispo.data.long_context.files import PublicTable
+
+            return PublicTable(source)
         case "swe":
             from cispo.data.swe.table import read_instances
 

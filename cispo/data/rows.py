@@ -1,6 +1,7 @@
 """Tasks from rows of a table: local JSONL and parquet files, or a data set of the hub."""
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,16 @@ from cispo.data.code_rows import UnsoundTestsError, code_task
 from cispo.errors import ConfigError, TaskFileError
 from cispo.types import Message, Task
 
+_LOG = logging.getLogger(__name__)
+
 
 class RowTable:
     """Tasks made from rows that are held in memory.
 
     A row is either a whole task (`messages`, `verifier`, `truth`) or a problem with an answer in
     the columns that the
-    source names. `where` says where row i came from, for errors.
+    source names. `where` says where row i came from, for errors. With `options.leaves_out_unsound`
+    programming problems whose tests cannot be used are left out with a warning.
 
     Raises:
         TaskFileError: A row lacks a column or holds the wrong type; the message says which row and
@@ -29,10 +33,23 @@ class RowTable:
         if not rows:
             raise TaskFileError(f"{source.name}: no task in it")
         self.name = Path(source.name).stem if source.kind != "huggingface" else source.name
-        self._tasks = [
-            _task(row, source, name=self.name, place=place)
-            for row, place in zip(rows, where, strict=True)
-        ]
+        self._tasks = []
+        left_out = []
+        for row, place in zip(rows, where, strict=True):
+            try:
+                self._tasks.append(_task(row, source, name=self.name, place=place))
+            except TaskFileError as error:
+                is_unsound = isinstance(error.__cause__, UnsoundTestsError)
+                if not (is_unsound and source.options.get("leaves_out_unsound")):
+                    raise
+                left_out.append(error)
+        if left_out:
+            _LOG.warning(
+                "%d of %d rows are left out, their tests cannot be used: %s",
+                *(len(left_out), len(rows), left_out[0]),
+            )
+        if not self._tasks:
+            raise TaskFileError(f"{source.name}: no task in it can be used")
 
     def __len__(self) -> int:
         return len(self._tasks)

@@ -1,0 +1,1 @@
+"""Measures a finished policy on named sets of tasks, with intervals, and compares measurements."""
