@@ -16,7 +16,7 @@ from cispo.seeding import stream_seed
 from cispo.stacks import offer_stacks
 from cispo.types import PolicyVersion, Rollout, StopReason, Task
 from cispo.weights.arrival import Arrival
-from cispo.weights.collective import Circle, Meeting, receive
+from cispo.weights.collective import Circle, Meeting, receiving
 from rollout.agents import Agents
 from rollout.backends.base import EngineStatistics, Finished, Request, SamplingParams
 from rollout.driver import Engine, EngineDriver
@@ -110,8 +110,8 @@ class RolloutActor:
             if self._circle is None or self._circle.meeting != meeting:
                 self._leave()
                 self._circle = await asyncio.to_thread(Circle, meeting, rank)
-            buckets = receive(self._circle, reuses_memory=not is_busy)
-            return await self._take(version, buckets, holds_first=is_busy)
+            with receiving(self._circle, reuses_memory=not is_busy) as buckets:
+                return await self._take(version, buckets, holds_first=is_busy)
         except WeightTransferError:
             self._leave()
             raise

@@ -8,6 +8,7 @@ then fetches what the learner kept. NCCL, which sends through a copy on the GPU,
 import json
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -176,8 +177,12 @@ class CollectiveOutlet:
             self._circle = None
 
 
-def receive(circle: Circle, *, reuses_memory: bool) -> Iterator[WeightBucket]:
+@contextmanager
+def receiving(circle: Circle, *, reuses_memory: bool) -> Iterator[Iterator[WeightBucket]]:
     """Receive an export, the next bucket while one is being used.
+
+    Leaving does not wait for a bucket that is on its way. No generator of ours holds the thread:
+    one that is collected as garbage would wait for it wherever the collector happens to run.
 
     Args:
         circle: The group.
@@ -187,12 +192,20 @@ def receive(circle: Circle, *, reuses_memory: bool) -> Iterator[WeightBucket]:
         WeightTransferError: The learner or another member is gone, or stands still.
         WeightSyncError: A header cannot be read.
     """
-    buckets = _received(circle, reuses_memory=reuses_memory)
-    with ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights") as thread:
-        coming: Future[WeightBucket | None] = thread.submit(next, buckets, None)
-        while (bucket := coming.result()) is not None:
-            coming = thread.submit(next, buckets, None)
-            yield bucket
+    thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="weights")
+    try:
+        yield _one_ahead(thread, _received(circle, reuses_memory=reuses_memory))
+    finally:
+        thread.shutdown(wait=False)
+
+
+def _one_ahead(
+    thread: ThreadPoolExecutor, buckets: Iterator[WeightBucket]
+) -> Iterator[WeightBucket]:
+    coming: Future[WeightBucket | None] = thread.submit(next, buckets, None)
+    while (bucket := coming.result()) is not None:
+        coming = thread.submit(next, buckets, None)
+        yield bucket
 
 
 def _received(circle: Circle, *, reuses_memory: bool) -> Iterator[WeightBucket]:
