@@ -12,6 +12,8 @@ from typing import Any
 from cispo.config import ClusterConfig
 from cispo.errors import ConfigError
 from cispo.stacks import Incarnation, ask
+from launch.processes import descendants
+from launch.reaper import reaped
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -22,10 +24,6 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Set before Ray is imported. One thread a process: two are 4-5 times slower on shared cores."""
-
-_AGENT_PATIENCE = ("RAY_gcs_rpc_server_reconnect_timeout_s", "20")
-"""Seconds after which Ray's agents end when the daemons of a local cluster are gone; Ray's own 60
-let them outlive a killed driver for more than a minute."""
 
 _REACH_SECONDS = 5.0
 
@@ -60,9 +58,8 @@ def ray_cluster(
         "object_store_memory": cluster.object_store_bytes,
         "include_dashboard": False,
     }
-    if cluster.address is None:
-        os.environ.setdefault(*_AGENT_PATIENCE)
     options: dict[str, Any] = local if cluster.address is None else {"address": cluster.address}
+    others = descendants(os.getpid())
     heeding = signal.getsignal(signal.SIGTERM)
     for attempt in (1, 2):
         try:
@@ -84,10 +81,11 @@ def ray_cluster(
                 raise
     if heeding is not signal.SIG_DFL:  # Ray takes the signal from who had it
         signal.signal(signal.SIGTERM, heeding)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    with reaped(descendants(os.getpid()) - others):
+        try:
+            yield
+        finally:
+            ray.shutdown()
 
 
 def ask_elsewhere(host: str, processes: Sequence[Incarnation]) -> None:

@@ -23,7 +23,7 @@ def kill_descendants(root: int) -> None:
     to another parent, and one that runs starts others meanwhile.
     """
     stopped: set[int] = set()
-    while new := _descendants(root) - stopped:
+    while new := descendants(root) - stopped:
         for pid in new:
             _send(pid, signal.SIGSTOP)
         stopped |= new
@@ -31,7 +31,8 @@ def kill_descendants(root: int) -> None:
         _send(pid, signal.SIGKILL)
 
 
-def _descendants(root: int) -> set[int]:
+def descendants(root: int) -> set[int]:
+    """Processes below `root`, itself left out."""
     parents = {pid: parent for pid in _processes() if (parent := _parent(pid)) is not None}
     found: set[int] = set()
     new = {root}
