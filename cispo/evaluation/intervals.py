@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 NUM_RESAMPLES = 4000
+_DRAWS_AT_ONCE = 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,5 +88,9 @@ def _resampled_means(values: Sequence[float], seed: int) -> NDArray[np.float64]:
         raise ValueError("there is no problem to estimate from")
     known = np.asarray(values, dtype=np.float64)
     rng = np.random.default_rng(seed)
-    means = [known[rng.integers(0, len(known), len(known))].mean() for _ in range(NUM_RESAMPLES)]
-    return np.array(means)
+    rows = max(1, _DRAWS_AT_ONCE // len(known))
+    means = [
+        known[rng.integers(0, len(known), (min(rows, NUM_RESAMPLES - done), len(known)))].mean(1)
+        for done in range(0, NUM_RESAMPLES, rows)
+    ]
+    return np.concatenate(means)
