@@ -4,6 +4,7 @@ from tests.sandboxes.hostile.attempt import Attempt
 
 _SHORT = {"cpu_seconds": 0.4, "wall_seconds": 30.0}
 _SLEEP = {"wall_seconds": 0.7}
+_DEEP = {"cpu_seconds": 40.0, "wall_seconds": 100.0}  # it takes several seconds to fill memory
 _CROWD = {"wall_seconds": 4.0}  # whose start alone takes a busy machine a while
 
 
@@ -146,6 +147,7 @@ ATTEMPTS = [
         "sys.setrecursionlimit(10**9)\ndef f(): f()\nf()",
         "exited",
         "out_of_memory",
+        limits=_DEEP,
     ),
     _bomb("a crash", "ctypes.string_at(8)", "exited"),
     _bomb(
