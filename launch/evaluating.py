@@ -170,7 +170,9 @@ def _read_results(path: Path) -> dict[str, Any]:
     file = path / RESULTS if path.is_dir() else path
     try:
         results = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(results, dict) and all(key in results for key in ("name", "sets")):
+        if isinstance(results, dict) and all(
+            key in results for key in ("name", "settings", "sets")
+        ):
             return results
     except (OSError, ValueError) as error:
         raise ConfigError(f"compare: {file} cannot be read ({error})") from error

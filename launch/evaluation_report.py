@@ -20,7 +20,7 @@ def result_lines(results: Results) -> Iterator[str]:
     ungraded: list[str] = []
     for name, one in results["sets"].items():
         n = one["num_rollouts"]
-        cells = [_cell(one, kind, n) for kind in _MARKERS]
+        cells = [_cell(one, kind) for kind in _MARKERS]
         counts = f"{one['tokens_mean']:.0f}", f"{one['truncated_fraction']:.0%}"
         rows.append((name, str(one["num_problems"]), str(n), *cells, *counts))
         ungraded += [f"  {name}: {number} x {cause}" for cause, number in one["ungraded"].items()]
@@ -93,15 +93,19 @@ def draw(all_results: Sequence[Results], path: Path) -> None:
     pyplot.close(figure)
 
 
-def _cell(one: Mapping[str, Any], kind: str, n: int) -> str:
+def _cell(one: Mapping[str, Any], kind: str) -> str:
     metric = _metric(one, kind)
-    if metric is None or (kind == "pass" and n == 1 and one["metric"] == "correct"):
+    if metric is None:
         return "-"
     return "{mean:.1%} [{low:.1%}, {high:.1%}]".format(**metric).replace("%", "")
 
 
 def _metric(one: Mapping[str, Any], kind: str) -> Mapping[str, float] | None:
-    metric: Mapping[str, float] | None = one["metrics"].get(f"{kind}@{one['num_rollouts']}")
+    """Return kind@n, unless it says the same as avg@n."""
+    n = one["num_rollouts"]
+    if kind == "pass" and n == 1 and one["metric"] == "correct":
+        return None
+    metric: Mapping[str, float] | None = one["metrics"].get(f"{kind}@{n}")
     return metric
 
 

@@ -3,6 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import PurePath
 from typing import Any
 
 from cispo.errors import ConfigError
@@ -64,12 +65,13 @@ def compare_results(
     """Compare two results on the problems that both have: set, metric, paired difference.
 
     Raises:
-        ConfigError: They have no problem in common.
+        ConfigError: They have no problem in common, or a set of one name holds other problems.
     """
     compared: dict[str, dict[str, Difference]] = {}
     for name, our_set in ours["sets"].items():
         if name not in theirs["sets"]:
             continue
+        _require_same_problems(name, ours, theirs)
         our_problems, their_problems = our_set["problems"], theirs["sets"][name]["problems"]
         common = sorted(set(our_problems) & set(their_problems))
         pairs = [(our_problems[task_id], their_problems[task_id]) for task_id in common]
@@ -88,6 +90,24 @@ def compare_results(
             f"{', '.join(ours['sets'])}, {theirs['name']} has {', '.join(theirs['sets'])}"
         )
     return compared
+
+
+def _require_same_problems(name: str, ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> None:
+    """Refuse sets whose problems have the same ids and are others, such as longer prompts."""
+    pairs = [
+        (_source(results, name), results["sets"][name].get("metric")) for results in (ours, theirs)
+    ]
+    if pairs[0] != pairs[1]:
+        raise ConfigError(
+            f"compare: set {name} is another one in {theirs['name']} than in {ours['name']}: "
+            f"{pairs[1]} and {pairs[0]}"
+        )
+
+
+def _source(results: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return what a set's problems are, wherever their file lies."""
+    source = dict(results["settings"][f"sets.{name}.source"])
+    return source | {"name": PurePath(source["name"]).name}
 
 
 def _problem(

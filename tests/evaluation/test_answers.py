@@ -95,9 +95,11 @@ def test_shares_are_averaged_where_a_set_is_scored_by_them() -> None:
 
 
 def test_runs_are_compared_on_the_problems_that_both_have() -> None:
-    def results(name: str, values: dict[str, float]) -> dict[str, object]:
+    def results(name: str, values: dict[str, float], tokens: int = 100) -> dict[str, object]:
         problems = {task_id: {"avg@1": value} for task_id, value in values.items()}
-        return {"name": name, "sets": {"sums": {"problems": problems}}}
+        source = {"name": f"/data of {name}/sums.jsonl", "options": {"tokens": tokens}}
+        settings = {"sets.sums.source": source}
+        return {"name": name, "settings": settings, "sets": {"sums": {"problems": problems}}}
 
     ours = results("ours", {"a": 1.0, "b": 0.5, "only ours": 0.0})
     theirs = results("theirs", {"a": 0.0, "b": 0.5, "only theirs": 1.0})
@@ -105,3 +107,5 @@ def test_runs_are_compared_on_the_problems_that_both_have() -> None:
     assert (apart.mean, apart.num_problems) == (0.5, 2)
     with pytest.raises(ConfigError, match="no problem"):
         compare_results(ours, {"name": "x", "sets": {"logic": {"problems": {}}}}, seed=0)
+    with pytest.raises(ConfigError, match=r"set sums is another one.*'tokens': 200"):
+        compare_results(ours, results("longer", {"a": 1.0}, tokens=200), seed=0)
