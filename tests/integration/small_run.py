@@ -93,7 +93,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 def learned(folder: Path) -> list[dict[str, Any]]:
     """The run's lines without what a clock measured, or depends on it or on faults."""
-    timed = ("time/", "engine/", "overlap/", "faults/", "sync/", "checkpoint/")
+    timed = ("time/", "engine/", "overlap/", "faults/", "checkpoint/")
     return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines(folder)]
 
 

@@ -1,18 +1,15 @@
 """A run that is killed and resumed logs the same numbers, to the last bit, as one that was not."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.integration.small_run import finish, learned, lines, rollouts, start
+
 ITERATIONS = 4
 SMALL = (
     "tasks.sources=[{kind: reasoning_gym, name: chain_sum, size: 500, "
@@ -36,35 +33,6 @@ RUN = (
     "evaluation.sampling.max_new_tokens=24",
     "learner.optimizer.lr=1e-3",
 )
-
-
-def start(module: str, *overrides: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", module, *overrides],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-
-
-def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=500)
-    assert process.returncode == 0, output
-    return output
-
-
-def metrics(folder: Path) -> Sequence[dict[str, float]]:
-    """The run's lines without what a clock measured or depends on timing."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert all(line["engine/actors"] == 1 for line in lines)
-    timed = ("time/", "engine/", "overlap/")
-    return [{k: v for k, v in line.items() if not k.startswith(timed)} for line in lines]
-
-
-def rollouts(folder: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in sorted((folder / "rollouts").glob("*.gz"))}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +76,8 @@ def test_a_killed_and_resumed_run_equals_one_that_was_never_killed(
     resumed = (*RUN, f"policy.path={policy}", f"run_dir={killed}", f"resume={killed}")
     finish(start("launch.train", *resumed))
 
-    assert [line["step"] for line in metrics(whole)] == list(range(ITERATIONS + 1))
-    assert any(line.get("learn/grad_norm", 0.0) > 0 for line in metrics(whole))
-    assert metrics(killed) == metrics(whole)
+    assert [line["step"] for line in lines(whole)] == list(range(ITERATIONS + 1))
+    assert all(line["engine/actors"] == 1 for line in lines(whole) + lines(killed))
+    assert any(line.get("learn/grad_norm", 0.0) > 0 for line in lines(whole))
+    assert learned(killed) == learned(whole)
     assert rollouts(killed) == rollouts(whole)
