@@ -142,14 +142,25 @@ def _settings(cfg: EvaluateConfig) -> dict[str, Any]:
     return settings
 
 
-def _asked(cfg: EvaluateConfig) -> list[str | None]:
+def _asked(cfg: EvaluateConfig) -> list[object]:
+    """Return who is asked; weights that were written anew are not who was asked before."""
     match cfg.engine:
         case "local" | "ray":
-            return [cfg.rollout.backend, cfg.policy.path, cfg.policy.dtype]
+            path = str(cfg.policy.path)
+            return [cfg.rollout.backend, path, cfg.policy.dtype, _written_seconds(path)]
         case "endpoint":
             return [cfg.endpoint.url, cfg.endpoint.model]
+        case "answers":
+            return [cfg.answers, _written_seconds(str(cfg.answers))]
         case _:
-            return [cfg.answers]
+            return []
+
+
+def _written_seconds(path: str) -> int | None:
+    """Return when a file or the weights in a folder were last written; None for a hub's id."""
+    place = Path(path).expanduser()
+    files = [place] if place.is_file() else sorted(place.glob("*.safetensors"))
+    return max((int(file.stat().st_mtime) for file in files), default=None)
 
 
 def _name(cfg: EvaluateConfig) -> str:

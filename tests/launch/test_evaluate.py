@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import socket
 import threading
 from collections.abc import Iterator, Sequence
@@ -240,6 +241,18 @@ def test_a_policy_folder_is_evaluated_in_this_process(tmp_path: Path) -> None:
     again = [json.loads(line) for line in (tmp_path / "again" / "answers.jsonl").open()]
     assert len(rows) == 4
     assert all(1 <= row["num_tokens"] <= 6 and row["num_prompt_tokens"] > 100 for row in rows)
+    for weights in folder.glob("*.safetensors"):
+        os.utime(weights, (0, 0))
+    check_refused(
+        call(
+            "evaluation_set=[latent_list]",
+            f"policy.path={folder}",
+            f"output={tmp_path / 'once'}",
+            command="evaluate",
+        ),
+        "holds answers of asked=",
+        "overwrite=true",
+    )
     key = lambda row: (row["task_id"], row["member"])  # noqa: E731
     assert sorted(rows, key=key) == sorted(again, key=key)
 
