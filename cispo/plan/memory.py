@@ -178,18 +178,23 @@ def activation_bytes_per_token(
 def kept_bytes_per_token(block: Block, hidden: int, number_bytes: int) -> float:
     """Bytes of a token that autograd keeps of one layer, in our implementation of the hybrid.
 
-    Float32 are what norms normalised, the inputs of silu and sigmoid, and the outputs of experts
-    that a router weighs; in the weights' dtype are all operands of products. Other libraries'
-    layers keep about as much with fused kernels, and more without.
+    Float32 are what norms normalised and the inputs of silu and sigmoid; in the weights' dtype are
+    all operands of products. Plain networks keep one tensor inside, routed ones two, their inputs
+    and their outputs. Layers of other libraries keep about as much with fused kernels, and more
+    without. A few numbers of bookkeeping a token are left out.
     """
     attention, feed = block.attention, block.feed_forward
     width = attention.width
     norms = 2 * hidden * (_WIDE + number_bytes)
+    if number_bytes < _WIDE:
+        norms += hidden * number_bytes  # a rounded copy
     if isinstance(attention, Lightning):
-        # Before and after silu: q, k, v; the gate, what the inner norm normalised, and its output.
+        # q, k and v before and after silu; the gate, what the inner norm normalised, its output.
         own = 3 * width * (_WIDE + number_bytes) + 2 * width * _WIDE + width * number_bytes
     else:
-        own = (2 * width + attention.cached_numbers) * number_bytes + attention.heads * _WIDE
-    networks = feed.chosen + feed.shared
-    routed = feed.chosen * hidden * (_WIDE + number_bytes) * feed.has_router
-    return norms + own + networks * 2 * feed.width * number_bytes + routed
+        # q, k, v, the output by heads and by tokens, and the normalisers.
+        own = (3 * width + attention.cached_numbers) * number_bytes + attention.heads * _WIDE
+    networks = (feed.chosen + feed.shared) * 2 * feed.width * number_bytes
+    if feed.has_router:
+        networks += feed.chosen * (feed.width + 2 * hidden) * number_bytes
+    return float(norms + own + networks)
