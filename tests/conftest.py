@@ -18,9 +18,10 @@ os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["RAY_worker_niceness"] = "0"  # noqa: SIM112 - as Ray spells it
 
 LONGEST_FIRST = (
-    "tests/integration/",
+    "tests/integration/test_kills.py",
     "tests/learner/test_group.py",
     "tests/sandboxes/test_hostile.py",
+    "tests/integration/",
     "tests/swe/test_hacks.py",
     "tests/contracts/",
 )
@@ -40,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "LoadScopeScheduling":
-    """A file's tests stay in one process; so do all that use our Ray, and all that start others."""
+    """A file's tests stay in one process, and all that share a Ray do; whole runs go anywhere."""
     from xdist.scheduler import LoadScopeScheduling
 
     @cache
@@ -52,7 +53,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> "LoadScop
             file = nodeid.partition("::")[0]
             if uses_ray(file):
                 return "Ray"
-            return "runs" if file.startswith("tests/integration/") else file
+            return nodeid if file.startswith("tests/integration/") else file
 
     config.option.loadscopereorder = False
     return ByFile(config, log)
