@@ -33,6 +33,7 @@ from omegaconf import OmegaConf
 
 from benchmarks.machine import describe
 from cispo.config.plan import PlanConfig
+from cispo.errors import CispoError
 from cispo.plan.memory import learner_memory
 from cispo.plan.reading import read_architecture
 from launch.planning import make_plan
@@ -117,7 +118,7 @@ def compare_run(run: Path, *, machine: str) -> Row:
         "engine": plan.seconds["engine"],
         "learner": plan.seconds["learner"],
         "sync": plan.seconds["sync"],
-        "iteration": plan.simulation.iteration_seconds,
+        "iteration": plan.simulation.steady_seconds,
     }
     row: Row = {
         "run": run.name,
@@ -218,7 +219,10 @@ def main() -> None:
     parser.add_argument("--machine", default="cpu2", help="a name in conf/machine")
     parser.add_argument("--quick", action="store_true", help="write nothing")
     options = parser.parse_args()
-    rows = [compare_run(run, machine=options.machine) for run in options.runs]
+    try:
+        rows = [compare_run(run, machine=options.machine) for run in options.runs]
+    except CispoError as error:
+        raise SystemExit(f"a run cannot be planned: {error}") from error
     add_errors(rows)
     memory = memory_rows()
     show(rows, memory)

@@ -61,6 +61,7 @@ def as_json(cfg: PlanConfig, plan: Plan) -> dict[str, Any]:
         "simulated": {
             "iterations": len(simulation.iterations),
             "iteration_seconds": simulation.iteration_seconds,
+            "steady_seconds": simulation.steady_seconds,
             "engine_fraction": simulation.engine_fraction,
             "learner_fraction": simulation.learner_fraction,
             "waiting_fraction": simulation.waiting_fraction,
@@ -174,8 +175,8 @@ def _seconds_words(cfg: PlanConfig, plan: Plan) -> list[str]:
 def _simulation_words(plan: Plan) -> list[str]:
     s = plan.simulation
     return [
-        f"{len(s.iterations)} iterations of {s.iteration_seconds:,.2f} s each: engines busy "
-        f"{s.engine_fraction:.0%} with {s.batch_fraction:.0%} of their sequences, learner busy "
+        f"{len(s.iterations)} iterations, {s.steady_seconds:,.2f} s from one to the next: engines "
+        f"busy {s.engine_fraction:.0%} with {s.batch_fraction:.0%} of their sequences, learner busy "
         f"{s.learner_fraction:.0%} and waiting {s.waiting_fraction:.0%}",
         f"{s.learned_tokens_per_second:,.0f} action tokens a second learned from",
         f"staleness {s.staleness_mean:.2f} on average; rollouts by staleness: "

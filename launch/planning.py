@@ -121,7 +121,8 @@ def make_plan(cfg: PlanConfig) -> Plan:
         "sync": publish,
     }
     devices = num_devices(cfg)
-    hours = simulation.iteration_seconds * cfg.iterations / 3600
+    further = cfg.iterations - len(simulation.iterations)
+    hours = (simulation.wall_seconds + further * simulation.steady_seconds) / 3600
     return Plan(
         architecture=architecture,
         lengths=lengths,

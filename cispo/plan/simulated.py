@@ -55,6 +55,14 @@ class Simulation:
         return self.wall_seconds / len(self.iterations)
 
     @property
+    def steady_seconds(self) -> float:
+        """Of an iteration after the first, for which nothing could be sampled ahead."""
+        takes = [iteration.taken_at for iteration in self.iterations]
+        if len(takes) == 1:
+            return self.iteration_seconds
+        return (takes[-1] - takes[0]) / (len(takes) - 1)
+
+    @property
     def engine_fraction(self) -> float:
         """Share of the time in which engines were busy, mean over them."""
         return fmean(self.engine_busy_seconds) / self.wall_seconds

@@ -109,6 +109,8 @@ def test_sampling_ahead_hides_it_behind_learning_and_makes_it_stale() -> None:
     # Sampled from 0 to 10 were both of the first; from then on sampling and learning overlap.
     assert [i.taken_at for i in found.iterations] == [10.0, 20.0, 30.0, 40.0]
     assert found.wall_seconds == 50
+    assert found.steady_seconds == 10
+    assert found.iteration_seconds == 12.5
     assert [i.staleness for i in found.iterations] == [(0,), (1,), (1,), (1,)]
 
 
