@@ -176,8 +176,8 @@ def _simulation_words(plan: Plan) -> list[str]:
     s = plan.simulation
     return [
         f"{len(s.iterations)} iterations, {s.steady_seconds:,.2f} s from one to the next: engines "
-        f"busy {s.engine_fraction:.0%} with {s.batch_fraction:.0%} of their sequences, learner busy "
-        f"{s.learner_fraction:.0%} and waiting {s.waiting_fraction:.0%}",
+        f"busy {s.engine_fraction:.0%} with {s.batch_fraction:.0%} of their sequences, learner "
+        f"busy {s.learner_fraction:.0%} and waiting {s.waiting_fraction:.0%}",
         f"{s.learned_tokens_per_second:,.0f} action tokens a second learned from",
         f"staleness {s.staleness_mean:.2f} on average; rollouts by staleness: "
         + ", ".join(f"{age}: {count:,}" for age, count in s.staleness_counts.items()),
