@@ -89,8 +89,8 @@ class RewardPool:
             progress: Told which workers are waited for.
 
         Raises:
-            ConfigError: A setting is wrong, a worker has no sandbox, or workers are not ready in
-                time; the message names them.
+            ConfigError: A setting is wrong, a worker has no sandbox, workers are not ready in time,
+                or one died in each of its starts; the message names them.
         """
         check_reward(reward, max_new_tokens=max_new_tokens)
 
@@ -109,7 +109,7 @@ class RewardPool:
         for _ in range(reward.num_workers):
             pool._add()
         try:
-            await pool._wait_until_ready(startup_seconds, progress)
+            await pool.wait_until_ready(startup_seconds, progress)
         except BaseException:
             pool.close()
             raise
@@ -214,24 +214,45 @@ class RewardPool:
             cause = f"after {self._max_attempts} attempts: {asked.failures[-1]}"
             asked.verdict.set_result(Ungraded(cause=cause))
 
-    def _add(self) -> None:
-        self._workers.append(_Worker(f"reward worker {self._num_started}", self._start_one()))
+    def _add(self) -> _Worker:
+        worker = _Worker(f"reward worker {self._num_started}", self._start_one())
+        self._workers.append(worker)
         self._num_started += 1
+        return worker
 
     def _replace(self, worker: _Worker, fault: str, failure: str) -> None:
         """Start another in its place, once, however many calls it takes down."""
         if worker not in self._workers:
             return
-        self._faults[fault] += 1
-        _log.warning("%s; another worker starts in its place", failure)
-        self._workers.remove(worker)
-        self._kill(worker.handle)
+        self._lose(worker, fault, f"{failure}; another worker starts in its place")
         self._add()
 
-    async def _wait_until_ready(self, seconds: float, progress: Progress | None) -> None:
+    def _lose(self, worker: _Worker, fault: str, failure: str) -> None:
+        self._faults[fault] += 1
+        _log.warning("%s", failure)
+        self._workers.remove(worker)
+        self._kill(worker.handle)
+
+    async def _bring_up(self, worker: _Worker) -> None:
+        """Wait until a worker has started, or one that takes the place of those that died."""
+        for attempt in range(1, self._max_attempts + 1):
+            try:
+                await worker.handle.start.remote()
+                return
+            except Exception as error:
+                if not is_lost(error):
+                    raise
+                which = f"start {attempt} of {self._max_attempts}"
+                failure = f"{worker.name} died in {which}: {cause_of(error)}"
+            self._lose(worker, "reward_worker_deaths", failure)
+            if attempt < self._max_attempts:
+                worker = self._add()
+        raise ConfigError(f"{failure}; see `ray logs`, and reward.max_attempts")
+
+    async def wait_until_ready(self, seconds: float, progress: Progress | None = None) -> None:
+        """Wait until every worker has started; see `start`."""
         starting = {
-            worker.name: asyncio.ensure_future(worker.handle.start.remote())
-            for worker in self._workers
+            worker.name: asyncio.ensure_future(self._bring_up(worker)) for worker in self._workers
         }
         try:
             missing = await missing_after(

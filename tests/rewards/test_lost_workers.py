@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import pytest
 from ray.exceptions import RayActorError
 
+from cispo.errors import ConfigError
 from cispo.types import Rollout, Task, Ungraded, Verdict
 from rewards.pool import RewardPool
 from tests.fakes import graded, make_rollout, make_task
@@ -172,3 +173,35 @@ async def test_each_verdict_goes_to_the_one_who_asked(num_workers: int) -> None:
     pool = Pool(well, num_workers=num_workers)
     texts = [str(index % 2) for index in range(50)]
     assert rewards(await pool.grade(*texts)) == [float(text) for text in texts]
+
+
+class Starting:
+    """A worker that is there, or dies before it is."""
+
+    def __init__(self, *, is_there: bool) -> None:
+        self.start = self
+        self._is_there = is_there
+
+    async def remote(self) -> None:
+        if not self._is_there:
+            raise RayActorError(error_msg=DEATH)
+
+
+async def test_a_worker_that_dies_while_it_starts_is_started_again() -> None:
+    workers = [Starting(is_there=False), Starting(is_there=False), Starting(is_there=True)]
+    killed: list[Starting] = []
+    coming = iter(workers)
+    pool = RewardPool(lambda: next(coming), max_attempts=3, limit_seconds=60.0, kill=killed.append)
+    pool._add()
+    await pool.wait_until_ready(60.0)
+    assert killed == workers[:2]
+    assert pool.worker_handles == (workers[2],)
+
+
+async def test_a_worker_that_dies_in_each_start_ends_the_run_with_the_reason() -> None:
+    pool = RewardPool(
+        lambda: Starting(is_there=False), max_attempts=2, limit_seconds=60.0, kill=lambda _: None
+    )
+    pool._add()
+    with pytest.raises(ConfigError, match=r"reward worker 1 died in start 2 of 2: .*process has"):
+        await pool.wait_until_ready(60.0)
