@@ -25,8 +25,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.machine import describe
-from benchmarks.targets import Target, as_rows, show_targets
+from benchmarks.targets import Target, conclude
 from cispo.policy.load import (
     bundled_tokenizer,
     load_tokenizer,
@@ -161,18 +160,15 @@ def main() -> None:
         )
         for bound in STALENESS[1:]
     ]
-    show_targets(targets)
-    report = {
-        "machine": describe(),
-        "runs": runs,
-        "wall_seconds": wall,
-        "speedup": {bound: wall[0] / seconds for bound, seconds in wall.items()},
-        "speedup_limit": limit,
-        "targets": as_rows(targets),
-        "seconds": time.perf_counter() - began,
-    }
-    if not quick:
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    conclude(
+        None if quick else RESULT,
+        targets,
+        began=began,
+        runs=runs,
+        wall_seconds=wall,
+        speedup={bound: wall[0] / seconds for bound, seconds in wall.items()},
+        speedup_limit=limit,
+    )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ and forced to disk; `torch.save`, tensors of as many bytes, then forced to disk,
 
 import argparse
 import asyncio
-import json
 import os
 import statistics
 import tempfile
@@ -31,8 +30,7 @@ from typing import Any
 import torch
 
 from benchmarks.learner_groups import GB, SETTINGS, cores, learner_group, samples
-from benchmarks.machine import describe
-from benchmarks.targets import Target, as_rows, show_targets
+from benchmarks.targets import Target, conclude
 from cispo.checkpoint import Checkpoints, find_checkpoint, load_state
 from cispo.config import ClusterConfig
 from cispo.learner.group import LearnerGroup
@@ -162,15 +160,12 @@ def main() -> None:
         )
         for row in rows
     ]
-    show_targets(targets)
-    report = {
-        "machine": describe(),
-        "checkpoints": rows,
-        "targets": as_rows(targets),
-        "seconds": time.perf_counter() - began,
-    }
-    if not options.quick:
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    conclude(
+        None if options.quick else RESULT,
+        targets,
+        began=began,
+        checkpoints=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ same normaliser (all completion tokens of the step) and ratios to mu that reach 
 """
 
 import argparse
-import json
 import os
 import sys
 import tempfile
@@ -45,8 +44,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import learner_cases as cases
-from benchmarks.machine import describe
-from benchmarks.targets import Target, as_rows, show_targets
+from benchmarks.targets import Target, conclude
 from benchmarks.turns import Contestant, take_turns
 from cispo.config import LearnerConfig
 from cispo.learner.environment import LEAN, learner_environment
@@ -211,17 +209,14 @@ def main() -> None:
             Target(name=f"tokens/s over TRL's, {case}", value=speed, at_least=FASTER),
             Target(name=f"memory over TRL's, {case}", value=memory, at_most=LEANER),
         ]
-    show_targets(targets)
-    report = {
-        "machine": describe(),
-        "threads": os.cpu_count(),
-        "parameters": parameters,
-        "cases": rows,
-        "targets": as_rows(targets),
-        "seconds": time.perf_counter() - began,
-    }
-    if not options.quick:
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    conclude(
+        None if options.quick else RESULT,
+        targets,
+        began=began,
+        threads=os.cpu_count(),
+        parameters=parameters,
+        cases=rows,
+    )
 
 
 if __name__ == "__main__":

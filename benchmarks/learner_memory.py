@@ -190,8 +190,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(update(options.child, recompute=options.recompute)))
         return
-    from benchmarks.machine import describe
-    from benchmarks.targets import Target, as_rows, show_targets
+        from benchmarks.targets import Target, conclude
 
     began = time.perf_counter()
     lengths = {False: KEPT_LENGTHS, True: (*RECOMPUTED_LENGTHS, options.longest)}
@@ -222,17 +221,14 @@ def main() -> None:
         early, late = one["bytes_per_token"][-2:]
         name = f"growth of bytes a token with length, layers {word}"
         targets.append(Target(name=name, value=late / early, at_most=LINEAR_WITHIN))
-    show_targets(targets)
-    report = {
-        "machine": describe(),
-        "architecture": ARCHITECTURE,
-        "updates": [row for rows in series.values() for row in rows],
-        "explained": list(explained.values()),
-        "targets": as_rows(targets),
-        "seconds": time.perf_counter() - began,
-    }
-    if not options.quick:
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    conclude(
+        None if options.quick else RESULT,
+        targets,
+        began=began,
+        architecture=ARCHITECTURE,
+        updates=[row for rows in series.values() for row in rows],
+        explained=list(explained.values()),
+    )
 
 
 if __name__ == "__main__":

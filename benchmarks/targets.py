@@ -1,7 +1,12 @@
 """What a benchmark must reach, and whether it did."""
 
-from collections.abc import Iterable
+import json
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.machine import describe
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,3 +59,25 @@ def as_rows(targets: Iterable[Target]) -> list[dict[str, object]]:
         }
         for target in targets
     ]
+
+
+def conclude(
+    result: Path | None, targets: Sequence[Target], *, began: float, **measured: object
+) -> None:
+    """Print the targets, and store them beside what was measured.
+
+    Args:
+        result: Where; None stores nothing.
+        targets: What was to be reached.
+        began: `time.perf_counter()` at the start.
+        measured: By name.
+    """
+    show_targets(targets)
+    report = {
+        "machine": describe(),
+        **measured,
+        "targets": as_rows(targets),
+        "seconds": time.perf_counter() - began,
+    }
+    if result is not None:
+        result.write_text(json.dumps(report, indent=1) + "\n")

@@ -16,7 +16,6 @@ checksum of a bucket.
 
 import argparse
 import asyncio
-import json
 import statistics
 import time
 from pathlib import Path
@@ -25,8 +24,7 @@ from typing import Any
 import torch
 
 from benchmarks.learner_groups import GB, SETTINGS, STARTUP_SECONDS, cores, learner_group, policy
-from benchmarks.machine import describe
-from benchmarks.targets import Target, as_rows, show_targets
+from benchmarks.targets import Target, conclude
 from cispo.config import ClusterConfig, RolloutConfig
 from cispo.learner.group import LearnerGroup
 from cispo.weights.buckets import make_bucket
@@ -144,16 +142,13 @@ def main() -> None:
         )
         for row in rows
     ]
-    show_targets(targets)
-    report = {
-        "machine": describe(),
-        "limits": allowed,
-        "publishes": rows,
-        "targets": as_rows(targets),
-        "seconds": time.perf_counter() - began,
-    }
-    if not quick:
-        RESULT.write_text(json.dumps(report, indent=1) + "\n")
+    conclude(
+        None if quick else RESULT,
+        targets,
+        began=began,
+        limits=allowed,
+        publishes=rows,
+    )
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, replace
 
 from cispo.errors import RolloutError
+from cispo.naming import naming
 from cispo.ports import Progress, RolloutEngine, Verifier
 from cispo.types import Group, Task
 
@@ -93,21 +94,8 @@ class Sampler:
             named.append(f"{len(oldest) - limit} more")
         return ", ".join(named)
 
-    @asynccontextmanager
-    async def reporting(
+    def reporting(
         self, progress: Progress, phase: str, *, every_seconds: float = 1.0
-    ) -> AsyncIterator[None]:
+    ) -> AbstractAsyncContextManager[None]:
         """Tell `progress` at intervals what is being waited for, as long as the block runs."""
-
-        async def report() -> None:
-            while True:
-                await asyncio.sleep(every_seconds)
-                if self._under_way:
-                    progress.waiting(phase, self.waiting_for())
-
-        reporter = asyncio.create_task(report())
-        try:
-            yield
-        finally:
-            reporter.cancel()
-            await asyncio.gather(reporter, return_exceptions=True)
+        return naming(progress, phase, self.waiting_for, every_seconds=every_seconds)

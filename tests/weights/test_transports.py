@@ -21,6 +21,7 @@ from cispo.weights.outlet import Route
 from cispo.weights.shared_file import BucketFile, SharedFolder
 from cispo.weights.sync import Broadcasts, Publisher
 from rollout.backends.base import Request, SamplingParams
+from rollout.driver import EngineDriver
 from rollout.pool import RolloutPool
 from tests.waiting import PATIENCE_SECONDS, until
 from tests.weights.in_process import (
@@ -237,17 +238,22 @@ def slow_tickets(seed: int) -> tuple[list[SlowTicket], threading.Event]:
     return [SlowTicket(bucket, may_come) for bucket in buckets], may_come
 
 
-async def test_sequences_go_on_while_weights_come_and_wait_only_for_the_copy() -> None:
-    handle = Handle("rollout-0", as_they_are)
-    await handle.actor.start()
-    driver = handle.actor._started()
-    request = Request(
+def endless(driver: EngineDriver) -> Request:
+    """One sequence that keeps an engine busy."""
+    return Request(
         request_id=driver.new_request_id(),
         task_id="task",
         prompt=(1,),
         seeds=(1,),
         sampling=SamplingParams(max_new_tokens=10**9),
     )
+
+
+async def test_sequences_go_on_while_weights_come_and_wait_only_for_the_copy() -> None:
+    handle = Handle("rollout-0", as_they_are)
+    await handle.actor.start()
+    driver = handle.actor._started()
+    request = endless(driver)
     tickets, may_come = slow_tickets(5)
     before = weights_of(handle.backend.model)
     async with driver.open(request):
@@ -280,13 +286,7 @@ async def test_damage_leaves_a_busy_engine_its_old_weights_whole() -> None:
     handle = Handle("rollout-0", as_they_are)
     await handle.actor.start()
     driver = handle.actor._started()
-    request = Request(
-        request_id=driver.new_request_id(),
-        task_id="task",
-        prompt=(1,),
-        seeds=(1,),
-        sampling=SamplingParams(max_new_tokens=10**9),
-    )
+    request = endless(driver)
     tickets, may_come = slow_tickets(5)
     tickets[-1].bucket.buffer[0] ^= 1
     may_come.set()
