@@ -10,9 +10,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+from filelock import FileLock
+
 ROOT = Path(__file__).parents[2]
 MARK = "CISPO_TEST_RUN"
 """Variable of the environment by which all processes of one run are found."""
+
+SUMS = (
+    "{kind: reasoning_gym, name: chain_sum, size: 500, "
+    "options: {min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}}"
+)
+PROGRAMS = "{kind: code_family, name: write_program, size: 500}"
+
+LITTLE = (
+    "experiment=smoke",
+    "tracking.wandb_mode=disabled",
+    "tasks_per_iteration=4",
+    "group_size=4",
+    "updates_per_iteration=2",
+    # a barely trained policy is never right; how long it writes is the signal
+    "objective.dynamic_sampling=false",
+    "reward.weights.overlong=1.0",
+)
+"""What all small runs have in common."""
 
 KINDS: Mapping[str, Sequence[str]] = {
     "driver": ("-m launch.train",),
@@ -41,6 +62,19 @@ def finish(process: subprocess.Popen[str]) -> str:
     output, _ = process.communicate(timeout=500)
     assert process.returncode == 0, output
     return output
+
+
+def cold_start(folders: pytest.TempPathFactory) -> str:
+    """A policy that was barely trained on sums and programs, made once for all tests of a call."""
+    own = folders.getbasetemp()
+    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
+    folder = shared / "cold_start"
+    few = ("steps=60", "batch_tasks=16", f"tasks.sources=[{SUMS}, {PROGRAMS}]")
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "policy" / "model.safetensors").exists():
+            experiment = ("experiment=smoke_cold_start", "tracking.wandb_mode=disabled")
+            finish(start("launch.sft", *experiment, *few, f"run_dir={folder}", "overwrite=true"))
+    return str(folder / "policy")
 
 
 def processes(mark: str, kind: str) -> list[int]:

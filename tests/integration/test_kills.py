@@ -10,6 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.integration.small_run import (
+    LITTLE,
+    PROGRAMS,
+    SUMS,
+    cold_start,
     finish,
     kill,
     learned,
@@ -21,27 +25,16 @@ from tests.integration.small_run import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-ITERATIONS = 30
-SMALL = (
-    "tasks.sources=[{kind: reasoning_gym, name: chain_sum, size: 500, "
-    "options: {min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}}, "
-    "{kind: code_family, name: write_program, size: 500}]",
-    "tracking.wandb_mode=disabled",
-)
+ITERATIONS = 24
 RUN = (
-    "experiment=smoke",
-    *SMALL,
+    *LITTLE,
+    f"tasks.sources=[{SUMS}, {PROGRAMS}]",
     f"iterations={ITERATIONS}",
-    "tasks_per_iteration=4",
-    "group_size=4",
-    "updates_per_iteration=2",
     "checkpoint_every=1",
     "max_restarts=10",
     "learner.backend=local",
     "learner.optimizer.lr=1e-5",  # lengths, and so the time of an iteration, stay what they are
-    "objective.dynamic_sampling=false",
     "reward.verifiers=[logic, code]",
-    "reward.weights.overlong=1.0",
     "reward.overlong_cache_tokens=63",
     "rollout.sampling.max_new_tokens=64",
     "evaluation.every=-1",
@@ -54,10 +47,7 @@ LONGEST_WAIT_SECONDS = 240.0
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("cold_start")
-    few = ("steps=60", "batch_tasks=16", f"run_dir={folder}")
-    finish(start("launch.sft", "experiment=smoke_cold_start", *SMALL, *few))
-    return str(folder / "policy")
+    return cold_start(tmp_path_factory)
 
 
 class Run:

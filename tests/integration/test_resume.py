@@ -8,25 +8,23 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.small_run import finish, learned, lines, rollouts, start
+from tests.integration.small_run import (
+    LITTLE,
+    SUMS,
+    cold_start,
+    finish,
+    learned,
+    lines,
+    rollouts,
+    start,
+)
 
 ITERATIONS = 4
-SMALL = (
-    "tasks.sources=[{kind: reasoning_gym, name: chain_sum, size: 500, "
-    "options: {min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}}]",
-    "tracking.wandb_mode=disabled",
-)
 RUN = (
-    "experiment=smoke",
-    *SMALL,
+    *LITTLE,
+    f"tasks.sources=[{SUMS}]",
     f"iterations={ITERATIONS}",
-    "tasks_per_iteration=4",
-    "group_size=4",
-    "updates_per_iteration=2",
     "checkpoint_every=2",
-    # a barely trained policy is never right; how long it writes is the signal
-    "objective.dynamic_sampling=false",
-    "reward.weights.overlong=1.0",
     "reward.overlong_cache_tokens=23",
     "rollout.sampling.max_new_tokens=24",
     "evaluation.num_tasks=4",
@@ -37,18 +35,7 @@ RUN = (
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("cold_start")
-    finish(
-        start(
-            "launch.sft",
-            "experiment=smoke_cold_start",
-            *SMALL,
-            f"run_dir={folder}",
-            "steps=40",
-            "batch_tasks=16",
-        )
-    )
-    return str(folder / "policy")
+    return cold_start(tmp_path_factory)
 
 
 def was_killed_in_time(policy: str, folder: Path) -> bool:

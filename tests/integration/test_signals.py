@@ -12,6 +12,9 @@ import pytest
 
 from tests.integration.small_run import (
     KINDS,
+    LITTLE,
+    SUMS,
+    cold_start,
     finish,
     learned,
     lines,
@@ -23,24 +26,14 @@ from tests.integration.small_run import (
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 ITERATIONS = 6
-SMALL = (
-    "tasks.sources=[{kind: reasoning_gym, name: chain_sum, size: 500, "
-    "options: {min_terms: 2, max_terms: 2, min_digits: 1, max_digits: 1}}]",
-    "tracking.wandb_mode=disabled",
-)
 RUN = (
-    "experiment=smoke",
-    *SMALL,
+    *LITTLE,
+    f"tasks.sources=[{SUMS}]",
     f"iterations={ITERATIONS}",
-    "tasks_per_iteration=4",
-    "group_size=4",
-    "updates_per_iteration=2",
     "checkpoint_every=0",  # whatever is kept before the last iteration, the stop has kept
     "learner.backend=local",
     "learner.optimizer.lr=1e-3",
-    "objective.dynamic_sampling=false",
     "reward.verifiers=[logic]",
-    "reward.weights.overlong=1.0",
     "reward.overlong_cache_tokens=23",
     "rollout.sampling.max_new_tokens=24",
     "evaluation.every=-1",
@@ -51,10 +44,7 @@ RUN = (
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("cold_start")
-    few = ("steps=40", "batch_tasks=16", f"run_dir={folder}")
-    finish(start("launch.sft", "experiment=smoke_cold_start", *SMALL, *few))
-    return str(folder / "policy")
+    return cold_start(tmp_path_factory)
 
 
 def wait_until(is_so: Callable[[], bool], *, what: str) -> None:
