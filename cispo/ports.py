@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 from cispo.types import (
     Group,
@@ -88,6 +88,22 @@ class GroupStream(Protocol):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...
+
+
+class Schedule(Protocol):
+    """Something that changes while a run goes on: a length window, a curriculum."""
+
+    def observe(self, groups: Sequence[Group]) -> Metrics:
+        """Take note of an iteration's groups, dropped ones included, in the order of their tasks.
+
+        What is submitted from now on follows the change, and the metrics of the iteration tell it.
+        """
+
+    def state(self) -> Mapping[str, Any]:
+        """What a resume needs, as plain JSON values."""
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state; from the beginning where it is empty."""
 
 
 class Learner(Protocol):

@@ -19,9 +19,11 @@ from cispo.ports import (
     Learner,
     Meter,
     Progress,
+    Schedule,
     Tracker,
     WeightSync,
 )
+from cispo.schedules import Schedules
 from cispo.stopping import StopRequest
 from cispo.types import Group, Metrics, PolicyVersion, RolloutKind, Sample
 
@@ -44,6 +46,7 @@ class Parts:
         progress: Shows what the run does now.
         stop: Asks the run to end early.
         anchor: Decides what the ratio divides by.
+        schedule: Changes what is sampled and learned next, by what the iteration shows.
     """
 
     weights: WeightSync
@@ -57,6 +60,7 @@ class Parts:
     progress: Progress
     stop: StopRequest = field(default_factory=StopRequest)
     anchor: Anchor = behaviour
+    schedule: Schedule = field(default_factory=Schedules)
 
 
 async def train(
@@ -113,8 +117,10 @@ async def train(
                     if update:
                         learned.append(await parts.learner.step(update))  # ascend J_CISPO
                     parts.progress.advance("learn")
-            parts.tracker.record(step, in_task_order(groups, stream.dropped))
+            sampled = in_task_order(groups, stream.dropped)
+            parts.tracker.record(step, sampled)
             metrics = describe(groups, samples, learned, version=version, dropped=stream.dropped)
+            metrics |= parts.schedule.observe(sampled)  # length window, curriculum
             with phase("publish", total=1):
                 version = await parts.weights.publish()  # mu <- pi
             stream.release()

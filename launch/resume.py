@@ -1,7 +1,7 @@
 """Where a run begins: at its start, or after a checkpoint."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class Resume:
             checkpoint's.
         in_flight: Groups that were sampled and not yet learned from.
         tracker_run_id: The W&B run that the metrics belong to.
+        schedules: State of the run's schedules, by name.
         skipped: What is wrong with each newer checkpoint, which was passed over.
         num_bytes: Size of the checkpoint.
     """
@@ -40,6 +41,7 @@ class Resume:
     published_before: int = 0
     in_flight: tuple[Group, ...] = ()
     tracker_run_id: str | None = None
+    schedules: Mapping[str, Any] = field(default_factory=dict)
     skipped: tuple[str, ...] = ()
     num_bytes: int = 0
 
@@ -101,6 +103,7 @@ def read_resume(resume: str | None, config: Mapping[str, Any]) -> Resume:
         published_before=state.version - 1,
         in_flight=load_groups(found.path),
         tracker_run_id=state.tracker_run_id,
+        schedules=state.schedules,
         skipped=found.skipped,
         num_bytes=checkpoint_bytes(found.path),
     )

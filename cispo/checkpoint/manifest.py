@@ -52,7 +52,8 @@ def load_state(checkpoint: Path) -> RunState:
         named = "; ".join(broken[:_MOST_NAMED])
         more = f"; and {len(broken) - _MOST_NAMED} more" if len(broken) > _MOST_NAMED else ""
         raise CheckpointError(f"{checkpoint} is broken: {named}{more}")
-    return RunState(**{field.name: content["state"][field.name] for field in fields(RunState)})
+    known = {field.name for field in fields(RunState)}
+    return RunState(**{name: value for name, value in content["state"].items() if name in known})
 
 
 def checkpoint_bytes(checkpoint: Path) -> int:

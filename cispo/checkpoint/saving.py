@@ -38,6 +38,7 @@ class Checkpoints:
         keep: Newest checkpoints that are kept, >= 1.
         config: The run's configuration as plain values, which every checkpoint records.
         tracker_run_id: The W&B run that the metrics belong to, if there is one.
+        schedules: Gives the state of the run's schedules.
         warn: Told about a checkpoint that could not be written, in a sentence.
     """
 
@@ -48,6 +49,7 @@ class Checkpoints:
         keep: int,
         config: Mapping[str, Any],
         tracker_run_id: str | None = None,
+        schedules: Callable[[], Mapping[str, Any]] = dict,
         warn: Callable[[str], None] = _LOGGER.warning,
     ) -> None:
         if keep < 1:
@@ -56,6 +58,7 @@ class Checkpoints:
         self._keep = keep
         self._config = config
         self._tracker_run_id = tracker_run_id
+        self._schedules = schedules
         self._warn = warn
         self._writing: asyncio.Task[None] | None = None
         self._num_failures = 0
@@ -102,6 +105,7 @@ class Checkpoints:
             next_task_index=next_task_index,
             config=self._config,
             tracker_run_id=self._tracker_run_id,
+            schedules=self._schedules(),
         )
         asked = asyncio.Event()
         self._writing = asyncio.create_task(self._write(state, in_flight, learner, asked))

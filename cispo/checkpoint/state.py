@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from cispo.errors import CheckpointError
@@ -50,6 +50,7 @@ class RunState:
         next_task_index: Tasks that were consumed, which is where the stream goes on.
         config: The run's whole configuration as plain values, its seed included.
         tracker_run_id: The W&B run that the metrics belong to, or None where there is none.
+        schedules: What `cispo.schedules.Schedules.state` returned.
     """
 
     iteration: int
@@ -57,6 +58,7 @@ class RunState:
     next_task_index: int
     config: Mapping[str, Any]
     tracker_run_id: str | None = None
+    schedules: Mapping[str, Any] = field(default_factory=dict)
 
 
 def refuse_other_config(state: RunState, config: Mapping[str, Any]) -> None:
