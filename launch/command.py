@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import NoReturn, TypeVar
 
@@ -23,6 +23,19 @@ from cispo.errors import CispoError
 from launch.typed import schema_at, to_typed, unknown_key
 
 Schema = TypeVar("Schema")
+
+SCHEMAS: Mapping[str, type] = {
+    "train": RunConfig,
+    "sft": SftConfig,
+    "plan": PlanConfig,
+    "evaluate": EvaluateConfig,
+    "score": ScoreConfig,
+    "admit": AdmitConfig,
+    "prepare": PrepareConfig,
+    "serve": ServeConfig,
+    "export": ExportConfig,
+}
+"""What each command's configuration is checked by; `conf/NAME.yaml` begins with `NAME_schema`."""
 
 
 def run_command(
@@ -84,13 +97,5 @@ def _key_error(key: str, error: OmegaConfBaseException, schema: type) -> str:
 
 
 def _store_schemas() -> None:
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=RunConfig)
-    store.store(name="plan_schema", node=PlanConfig)
-    store.store(name="sft_schema", node=SftConfig)
-    store.store(name="admit_schema", node=AdmitConfig)
-    store.store(name="prepare_schema", node=PrepareConfig)
-    store.store(name="score_schema", node=ScoreConfig)
-    store.store(name="serve_schema", node=ServeConfig)
-    store.store(name="export_schema", node=ExportConfig)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(name=f"{name}_schema", node=schema)
