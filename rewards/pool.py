@@ -184,15 +184,14 @@ class RewardPool:
         limit_seconds = self._swe_limit_seconds if is_patch else self._limit_seconds
         pairs = [(asked.task, asked.rollout) for asked in gradings]
         try:
-            answers: list[Verdict | BaseException] = await asyncio.wait_for(
-                worker.handle.grade.remote(pairs), limit_seconds
-            )
+            async with asyncio.timeout(limit_seconds):
+                answers: list[Verdict | BaseException] = await worker.handle.grade.remote(pairs)
             return answers
+        except RayTaskError as error:  # which is a TimeoutError too, where that is its cause
+            failure = f"{worker.name} failed: {error.cause!r}"
         except TimeoutError:
             failure = f"{worker.name} gave no answer in {limit_seconds:g} s"
             self._replace(worker, "reward_worker_hangs", failure)
-        except RayTaskError as error:
-            failure = f"{worker.name} failed: {error.cause!r}"
         except Exception as error:
             if not is_lost(error):
                 raise

@@ -21,7 +21,7 @@ class Bell:
         """Wait for a ring, or for this long."""
         self._rung.clear()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):  # wait_for would swallow a cancellation by chance
+            async with asyncio.timeout(seconds):
                 await self._rung.wait()
 
     async def wait(self, is_done: Callable[[], bool], *, seconds: float) -> None:

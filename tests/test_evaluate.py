@@ -100,6 +100,7 @@ async def test_an_error_ends_the_evaluation_at_once_and_cancels_the_rest() -> No
         latency=lambda task: 0.0 if task == "task-1" else 3600.0,
         fails={"task-1": RolloutError("no actor left")},
     )
-    with pytest.raises(RolloutError):
-        await asyncio.wait_for(make_evaluator(engine).evaluate(), timeout=PATIENCE_SECONDS)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(RolloutError):
+            await make_evaluator(engine).evaluate()
     assert engine.num_active == 0

@@ -213,9 +213,9 @@ async def test_drops_with_signal_between_them_do_not_stop_the_run() -> None:
 async def test_a_slow_first_task_does_not_let_later_drops_spin_for_ever() -> None:
     engine = FakeEngine(latency=lambda task: 3600.0 if task == "task-0" else 0.0)
     stream = make_stream(engine, judge=lambda *_: 0.0, max_consecutive_drops=6)
-    async with stream:
+    async with stream, asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(NoSignal, match="6 all_wrong"):
-            await asyncio.wait_for(stream.take(), timeout=PATIENCE_SECONDS)
+            await stream.take()
     assert engine.num_active == 0
 
 
@@ -250,9 +250,9 @@ async def test_missing_verdicts_within_the_limit_are_tolerated() -> None:
 
 async def test_a_total_outage_is_called_an_outage_and_not_a_lack_of_signal() -> None:
     stream = make_stream(FakeEngine(), judge=lambda *_: None, max_consecutive_drops=100)
-    async with stream:
+    async with stream, asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(UngradedError):
-            await asyncio.wait_for(stream.take(), timeout=PATIENCE_SECONDS)
+            await stream.take()
 
 
 async def test_an_error_while_sampling_reaches_take_at_once_and_cancels_the_rest() -> None:
@@ -260,9 +260,9 @@ async def test_an_error_while_sampling_reaches_take_at_once_and_cancels_the_rest
         latency=lambda task: 0.0 if task == "task-2" else 3600.0,
         fails={"task-2": RolloutError("no actor left")},
     )
-    async with make_stream(engine) as stream:
+    async with make_stream(engine) as stream, asyncio.timeout(PATIENCE_SECONDS):
         with pytest.raises(RolloutError, match="no actor left"):
-            await asyncio.wait_for(stream.take(), timeout=PATIENCE_SECONDS)
+            await stream.take()
     assert engine.num_active == 0
 
 

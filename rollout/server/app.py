@@ -56,7 +56,8 @@ async def serve(
         await stop.wait()
         traffic.is_stopping = True
         try:
-            await asyncio.wait_for(traffic.wait_until_idle(), drain_seconds)
+            async with asyncio.timeout(drain_seconds):
+                await traffic.wait_until_idle()
         except TimeoutError:
             _LOG.warning("%d requests are cut after %g s", traffic.num_open, drain_seconds)
     finally:

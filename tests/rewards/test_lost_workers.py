@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
 import pytest
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayTaskError
 
 from cispo.errors import ConfigError
 from cispo.types import Rollout, Task, Ungraded, Verdict
 from rewards.pool import RewardPool
 from tests.fakes import graded, make_rollout, make_task
+from tests.waiting import until
 
 DEATH = "It died.\n\tpid: 7\nThe actor is dead because its worker process has died."
 Pairs = Sequence[tuple[Task, Rollout]]
@@ -116,6 +117,20 @@ async def test_workers_that_all_hang_leave_a_rollout_ungraded_with_the_reason() 
     assert verdict == Ungraded(cause="after 3 attempts: reward worker 2 gave no answer in 0.05 s")
 
 
+async def test_a_worker_whose_grading_timed_out_is_not_one_that_hangs() -> None:
+    cause = TimeoutError("a server of its own")
+    error = RayTaskError("grade", "its traceback", cause).as_instanceof_cause()
+    assert isinstance(error, TimeoutError)
+
+    async def times_out(_: Pairs) -> Sequence[Verdict | BaseException]:
+        raise error
+
+    pool = Pool(times_out)
+    (verdict,) = await pool.grade("1")
+    assert verdict == Ungraded(cause=f"after 3 attempts: reward worker 0 failed: {cause!r}")
+    assert pool.killed == []
+
+
 async def test_an_error_that_nobody_foresaw_reaches_those_who_wait_and_no_others() -> None:
     num_calls = 0
 
@@ -166,6 +181,29 @@ async def test_a_closed_pool_leaves_nobody_waiting() -> None:
     await begun.wait()
     pool.pool.close()
     assert all(isinstance(end, asyncio.CancelledError) for end in await grading)
+
+
+@pytest.mark.parametrize("is_dead", [False, True])
+async def test_an_answer_that_comes_just_as_the_pool_closes_leaves_nobody_waiting(
+    is_dead: bool,
+) -> None:
+    answer = asyncio.get_running_loop().create_future()
+    pool = Pool(lambda _: answer)
+    grading = asyncio.create_task(pool.grade("1"))
+    await until(lambda: len(pool.pool._calls) == 1, what="the worker is asked")
+    (call,) = pool.pool._calls
+    await asyncio.sleep(0)  # it waits for the answer
+    if is_dead:
+        answer.set_exception(RayActorError(error_msg=DEATH))
+    else:
+        answer.set_result([graded(1.0)])
+    pool.pool.close()
+    await asyncio.wait([call])
+    assert call.cancelled()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert grading.done()
+    assert isinstance(grading.result()[0], asyncio.CancelledError)
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
