@@ -1,12 +1,15 @@
 """Compiles the C++ sources of this folder once for this machine, and loads them."""
 
 import ctypes
+import fcntl
 import hashlib
 import logging
 import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -60,8 +63,8 @@ def _attempt() -> tuple[ctypes.CDLL | None, str]:
 def load_kernels(folder: Path, *, cache: Path, compiler: str | None) -> ctypes.CDLL:
     """Load the library of a folder's C++ sources from the cache, building it where it is missing.
 
-    A library is built beside its final place and renamed, so no process ever waits for another or
-    loads half a file; two that start together build it twice.
+    A library is built beside its final place and renamed, so that nobody loads half a file. Of
+    processes that start together one builds, and the others wait and load what it built.
 
     Args:
         folder: Holds the .cpp files, all of which are compiled, and their .h files.
@@ -74,21 +77,38 @@ def load_kernels(folder: Path, *, cache: Path, compiler: str | None) -> ctypes.C
     if compiler is None:
         raise BuildError("there is no C++ compiler: neither CXX, g++, clang++ nor c++ can be run")
     library = cache / f"{_identity(folder, compiler)}.so"
-    if library.is_file():
-        try:
-            return ctypes.CDLL(str(library))
-        except OSError as error:
-            _log.warning("building %s again, which cannot be loaded: %s", library, error)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=cache) as scratch:
-            built = Path(scratch) / "kernels.so"
-            sources = [str(source) for source in sorted(folder.glob("*.cpp"))]
-            _run(compiler, *_FLAGS, *_LINK, *sources, "-o", str(built))
-            built.replace(library)
-        return ctypes.CDLL(str(library))
+        with _alone(cache):
+            if library.is_file():
+                try:
+                    return ctypes.CDLL(str(library))
+                except OSError as error:
+                    _log.warning("building %s again, which cannot be loaded: %s", library, error)
+            _build(folder, library, compiler)
+            return ctypes.CDLL(str(library))
     except OSError as error:
         raise BuildError(f"the kernels cannot be kept in {cache}: {error}") from error
+
+
+def _build(folder: Path, library: Path, compiler: str) -> None:
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        built = Path(scratch) / "kernels.so"
+        sources = [str(source) for source in sorted(folder.glob("*.cpp"))]
+        _run(compiler, *_FLAGS, *_LINK, *sources, "-o", str(built))
+        built.replace(library)
+
+
+@contextmanager
+def _alone(cache: Path) -> Iterator[None]:
+    """Let one process after another in; a lock of the kernel's, which ends with its process."""
+    descriptor = os.open(cache, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a shared disk without locks: then each process builds for itself
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _compiler() -> str | None:

@@ -7,9 +7,17 @@ from pathlib import Path
 import pytest
 
 from cispo.policy.lightning.native.build import BuildError, load_kernels
+from tests.waiting import wait_until
 
 COMPILER = shutil.which("g++") or shutil.which("clang++")
 needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler is installed")
+LOAD = """
+import sys
+from pathlib import Path
+from cispo.policy.lightning.native.build import load_kernels
+_, sources, cache, compiler = sys.argv
+print(load_kernels(Path(sources), cache=Path(cache), compiler=compiler).answer())
+"""
 
 
 @pytest.fixture
@@ -49,30 +57,35 @@ def test_a_broken_file_in_the_cache_is_built_again(sources, tmp_path):
     (built,) = cache.iterdir()
     built.unlink()  # a loaded library must not be overwritten in place
     built.write_bytes(b"not a library")
-    command = (
-        "import sys; from pathlib import Path;"
-        "from cispo.policy.lightning.native.build import load_kernels;"
-        "a = sys.argv; print(load_kernels(Path(a[1]), cache=Path(a[2]), compiler=a[3]).answer())"
-    )
-    arguments = (str(sources), str(cache), COMPILER)
-    done = subprocess.run(
-        [sys.executable, "-c", command, *arguments], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-c", LOAD, str(sources), str(cache), COMPILER]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "42"
     assert "cannot be loaded" in done.stderr
 
 
 @needs_compiler
-def test_two_processes_that_build_at_once_both_get_a_whole_library(sources, tmp_path):
-    command = (
-        "import sys; from pathlib import Path;"
-        "from cispo.policy.lightning.native.build import load_kernels;"
-        "a = sys.argv; print(load_kernels(Path(a[1]), cache=Path(a[2]), compiler=a[3]).answer())"
+def test_of_two_processes_one_builds_and_the_other_waits_for_its_library(sources, tmp_path):
+    calls, gate, compiler = (tmp_path / name for name in ("calls", "gate", "compiler"))
+    compiler.write_text(  # notes what it is asked, and builds once both processes are there
+        f"""#!/bin/sh
+case "$*" in
+  *-shared*) echo build >> {calls}; while [ ! -e {gate} ]; do sleep 0.02; done ;;
+  *) echo identify >> {calls} ;;
+esac
+exec {COMPILER} "$@"
+"""
     )
+    compiler.chmod(0o755)
     cache = tmp_path / "cache"
-    arguments = [sys.executable, "-c", command, str(sources), str(cache), COMPILER]
-    both = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = [sys.executable, "-c", LOAD, str(sources), str(cache), str(compiler)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    wait_until(
+        lambda: calls.exists() and len(calls.read_text().split()) == 3,
+        what="one builds, and the other is there",
+    )
+    gate.touch()
     assert [process.communicate(timeout=250)[0].strip() for process in both] == ["42", "42"]
+    assert sorted(calls.read_text().split()) == ["build", "identify", "identify"]
     assert [entry.suffix for entry in cache.iterdir()] == [".so"]
 
 
