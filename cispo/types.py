@@ -46,6 +46,8 @@ class Task:
         truth: What that verifier needs, as JSON values; never shown to the policy.
         source: The data set or task family, for metrics by source.
         solution: A worked answer for supervised training, or None where there is none.
+        pass_rate: Share of right answers that some policy gave before the run, in 0..1, or None
+            where nobody measured it.
         is_agentic: Whether the policy acts over several turns, with tools, in the environment that
             `truth` describes, instead of writing one answer.
     """
@@ -56,6 +58,7 @@ class Task:
     truth: Mapping[str, object] = field(default_factory=dict)
     source: str = "tasks"
     solution: str | None = None
+    pass_rate: float | None = None
     is_agentic: bool = False
 
     def __post_init__(self) -> None:

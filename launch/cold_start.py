@@ -1,5 +1,7 @@
 """One supervised cold start from its configuration to a saved policy."""
 
+from dataclasses import replace
+
 import torch
 
 from cispo.config import SftConfig
@@ -32,7 +34,8 @@ def run_cold_start(cfg: SftConfig, composed: str) -> None:
     if cfg.policy.path is not None:
         check_policy_path(cfg.policy)
     check_run_dir(cfg.run_dir, may_exist=cfg.overwrite)
-    tasks = training_tasks(cfg.tasks, seed=cfg.seed)
+    # It has one phase, in which all sources have the share that they say themselves.
+    tasks = training_tasks(replace(cfg.tasks, curriculum={}), seed=cfg.seed)
     folder = make_run_dir(cfg.run_dir, composed, keep=False)
     policy, tokenizer_path = _policy(cfg)
     tokenizer = load_tokenizer(tokenizer_path)

@@ -81,7 +81,7 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
         else ()
     )
     training = training_tasks(cfg.tasks, seed=cfg.seed, held_out=held_out, refused=refused)
-    sampled = [training.task(index) for index in range(PROBED_TASKS)]
+    sampled = training.preview(PROBED_TASKS)
     probed = [*held_out, *sampled]
     used = {task.verifier for task in probed}
     check_verifiers(sorted(used), cfg.reward.verifiers, "tasks")

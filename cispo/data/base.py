@@ -1,5 +1,6 @@
 """The one thing that every source of tasks offers: a length and a task for each position."""
 
+from dataclasses import replace
 from typing import Protocol
 
 from cispo.types import Task
@@ -14,3 +15,17 @@ class TaskTable(Protocol):
 
     def __getitem__(self, row: int) -> Task:
         """Return the task in a row; the same row always holds the same task."""
+
+
+class Labelled:
+    """A table whose tasks come from a source of another name."""
+
+    def __init__(self, table: TaskTable, label: str) -> None:
+        self.name = label
+        self._table = table
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __getitem__(self, row: int) -> Task:
+        return replace(self._table[row], source=self.name)

@@ -1,23 +1,32 @@
 """From the configuration to training tasks and held-out tasks that do not overlap."""
 
 import hashlib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 
 from cispo.config import EvaluationConfig, SourceConfig, TasksConfig
-from cispo.data.base import TaskTable
+from cispo.config.tasks import GENERATED_KINDS
+from cispo.data.base import Labelled, TaskTable
+from cispo.data.curriculum import Curriculum
 from cispo.data.mixture import TaskMixture, prompt_text
 from cispo.data.rows import read_rows
+from cispo.data.skips import SkipReason, measured_too
+from cispo.data.solved import SolvedTasks
 from cispo.errors import ConfigError
 from cispo.seeding import stream_seed
 from cispo.types import Task
 
 
 def open_table(source: SourceConfig) -> TaskTable:
-    """Open the table that a source names.
+    """Open the table that a source names, whose tasks take its label for their source.
 
     Raises:
         ConfigError: It does not exist or holds a bad row.
     """
+    table = _open_table(source)
+    return Labelled(table, source.label) if source.label else table
+
+
+def _open_table(source: SourceConfig) -> TaskTable:
     match source.kind:
         case "reasoning_gym":
             from cispo.data.reasoning_gym_family import ReasoningGymFamily
@@ -43,6 +52,10 @@ def open_table(source: SourceConfig) -> TaskTable:
             from cispo.data.swe.table import read_instances
 
             return read_instances(source)
+        case "tau2":
+            from cispo.data.tau2 import Tau2Table
+
+            return Tau2Table(source)
         case _:
             return read_rows(source)
 
@@ -76,14 +89,19 @@ def held_out_tasks(
         )
     fraction = 1.0 if sources else tasks.held_out_fraction
 
-    def accepts(task: Task) -> bool:
-        return is_held_out(task, fraction) and task.task_id not in refused
+    def skips(task: Task) -> SkipReason | None:
+        if task.task_id in refused:
+            return SkipReason.NOT_ADMITTED
+        return None if is_held_out(task, fraction) else SkipReason.FOR_TRAINING
 
-    mixture = _mixture(
-        sources or training_sources(tasks),
-        tasks,
+    drawn_from = sources or training_sources(tasks)
+    mixture = TaskMixture(
+        [open_table(source) for source in drawn_from],
+        [source.weight for source in drawn_from],
         seed=stream_seed(seed, "held_out"),
-        accepts=accepts,
+        skips=skips,
+        system_prompt=tasks.system_prompt,
+        labels=[source.title for source in drawn_from],
     )
     found: dict[str, Task] = {}
     for index in range(50 * evaluation.num_tasks):
@@ -104,16 +122,34 @@ def training_tasks(
     held_out: Sequence[Task] = (),
     refused: Collection[str] = (),
 ) -> TaskMixture:
-    """Mix the training sources, without what is held out by fraction or by name, or refused."""
+    """Mix the training sources by their curriculum.
+
+    Left out is what is held out by fraction or by name, refused, or measured as too hard or easy.
+    """
     named = frozenset(prompt_text(task) for task in held_out)
+    difficulty = tasks.difficulty
 
-    def accepts(task: Task) -> bool:
+    def skips(task: Task) -> SkipReason | None:
         if task.task_id in refused:
-            return False
-        return not is_held_out(task, tasks.held_out_fraction) and prompt_text(task) not in named
+            return SkipReason.NOT_ADMITTED
+        if is_held_out(task, tasks.held_out_fraction) or prompt_text(task) in named:
+            return SkipReason.HELD_OUT
+        return measured_too(task, above=difficulty.above, below=difficulty.below)
 
-    return _mixture(
-        training_sources(tasks), tasks, seed=stream_seed(seed, "training"), accepts=accepts
+    sources = training_sources(tasks)
+    labels = [source.title for source in sources]
+    tables = [open_table(source) for source in sources]
+    if difficulty.above is not None or difficulty.below is not None:
+        _require_measured(tables, sources)
+    return TaskMixture(
+        tables,
+        [source.weight for source in sources],
+        seed=stream_seed(seed, "training"),
+        skips=skips,
+        system_prompt=tasks.system_prompt,
+        labels=labels,
+        curriculum=Curriculum(tasks.curriculum, labels) if tasks.curriculum else None,
+        solved=SolvedTasks(difficulty.solved_at) if difficulty.solved_at else None,
     )
 
 
@@ -140,17 +176,15 @@ def file_source(path: str | None, tasks: TasksConfig) -> list[SourceConfig]:
     ]
 
 
-def _mixture(
-    sources: Sequence[SourceConfig],
-    tasks: TasksConfig,
-    *,
-    seed: int,
-    accepts: Callable[[Task], bool],
-) -> TaskMixture:
-    return TaskMixture(
-        [open_table(source) for source in sources],
-        [source.weight for source in sources],
-        seed=seed,
-        accepts=accepts,
-        system_prompt=tasks.system_prompt,
+def _require_measured(tables: Sequence[TaskTable], sources: Sequence[SourceConfig]) -> None:
+    """Refuse bounds of the pass rate where no task has one."""
+    for table, source in zip(tables, sources, strict=True):
+        if source.kind not in GENERATED_KINDS:
+            tasks = (table[row] for row in range(len(table)))
+            if any(task.pass_rate is not None for task in tasks):
+                return
+    raise ConfigError(
+        f"tasks.difficulty: no task of {', '.join(source.title for source in sources)} has a "
+        "pass_rate for `above` and `below` to act on; measure it with "
+        "python -m launch.prepare tasks, or set both to null"
     )

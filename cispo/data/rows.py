@@ -133,7 +133,16 @@ def _task(row: Mapping[str, Any], source: SourceConfig, *, name: str, place: str
         truth=_truth(row, source, place),
         source=str(row.get("source_name", name)),
         solution=solution if isinstance(solution, str) else None,
+        pass_rate=_pass_rate(row, place),
     )
+
+
+def _pass_rate(row: Mapping[str, Any], place: str) -> float | None:
+    rate = row.get("pass_rate")
+    is_number = isinstance(rate, (int, float)) and not isinstance(rate, bool)
+    if rate is not None and not (is_number and 0 <= rate <= 1):
+        raise TaskFileError(f"{place}: 'pass_rate' must be a number in 0..1 or null, is {rate!r}")
+    return None if rate is None else float(rate)
 
 
 def _read_code_row(row: Mapping[str, Any], source: SourceConfig, place: str) -> dict[str, Any]:

@@ -5,8 +5,11 @@ from collections import Counter
 import pytest
 
 from cispo.data.mixture import TaskMixture, prompt_text
+from cispo.data.skips import SkipReason
 from cispo.errors import ConfigError
 from cispo.types import Message, Task
+
+HELD_OUT = SkipReason.HELD_OUT
 
 
 class Numbers:
@@ -57,13 +60,13 @@ def test_an_epoch_holds_every_task_once_and_the_next_has_another_order() -> None
 
 def test_held_out_prompts_never_appear() -> None:
     held_out = {"a 1", "a 2", "b 0"}
-    tasks = mixture(accepts=lambda task: prompt_text(task) not in held_out)
+    tasks = mixture(skips=lambda task: HELD_OUT if prompt_text(task) in held_out else None)
     assert not {prompt_text(tasks.task(i)) for i in range(200)} & held_out
 
 
 def test_a_table_that_is_wholly_held_out_is_refused() -> None:
-    tasks = TaskMixture([Numbers("a", 2)], [1.0], seed=0, accepts=lambda _: False)
-    with pytest.raises(ConfigError, match="leaves no task of a"):
+    tasks = TaskMixture([Numbers("a", 2)], [1.0], seed=0, skips=lambda _: HELD_OUT)
+    with pytest.raises(ConfigError, match="no task of a is left to draw: 2 held_out"):
         tasks.task(0)
 
 
