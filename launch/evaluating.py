@@ -19,7 +19,7 @@ from cispo.tracking.console import open_console
 from cispo.types import Task
 from launch.evaluation_engines import open_engines
 from launch.evaluation_report import difference_lines, draw, result_lines
-from rewards.build import build_verifier
+from rewards.build import build_verifier, named_verifiers
 from rewards.votes import vote
 
 RESULTS = "results.json"
@@ -74,7 +74,9 @@ def run_comparison(cfg: EvaluateConfig) -> None:
 async def _answers(
     cfg: EvaluateConfig, tasks: dict[str, list[Task]], file: AnswerFile, progress: Progress
 ) -> dict[str, list[Answer]]:
-    verifiers = sorted({task.verifier for found in tasks.values() for task in found})
+    named = named_verifiers(cfg.reward.verifiers)
+    used = sorted({task.verifier for found in tasks.values() for task in found})
+    verifiers = [named.get(name, name) for name in used]
     verifier = build_verifier(
         replace(cfg.reward, verifiers=verifiers, overlong_cache_tokens=0),
         cfg.sandbox,

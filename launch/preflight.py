@@ -17,7 +17,9 @@ from launch.disk_space import check_disk_space, estimated_bytes, num_at_once
 from launch.resume import Resume, read_resume
 from launch.sharing import check_sharing
 from rewards.admission import NEEDS_ADMISSION
-from rewards.build import known_verifiers
+from rewards.build import named_verifiers
+from rewards.own_function import is_own
+from rewards.trial import try_verifiers
 from sandboxes.build import build_sandbox, build_workspaces
 from sandboxes.swe.proof import prove
 
@@ -72,7 +74,7 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
         ConfigError: A source, a line, a verifier or the sandbox is missing or bad, or tasks that
             run programs were not admitted.
     """
-    check_verifiers(cfg.reward.verifiers, known_verifiers(), "reward.verifiers")
+    verifiers = named_verifiers(cfg.reward.verifiers)
     evaluates = cfg.evaluation.every >= 0
     refused = refused_tasks(cfg.tasks, cfg.evaluation, cfg.sandbox)
     held_out = (
@@ -84,7 +86,9 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
     sampled = training.preview(PROBED_TASKS)
     probed = [*held_out, *sampled]
     used = {task.verifier for task in probed}
-    check_verifiers(sorted(used), cfg.reward.verifiers, "tasks")
+    check_verifiers(sorted(used), verifiers)
+    own = {name: verifiers[name] for name in used if is_own(verifiers[name])}
+    try_verifiers(own, probed, deadline_seconds=cfg.reward.deadline_seconds)
     if NEEDS_ADMISSION & used:
         asyncio.run(_probe(cfg.sandbox, has_repositories="swe" in used))
     if cfg.rollout.backend != "scripted":
@@ -107,8 +111,8 @@ async def _probe(settings: SandboxConfig, *, has_repositories: bool) -> None:
             await workspaces.close()
 
 
-def check_verifiers(names: Iterable[str], known: Collection[str], where: str) -> None:
-    """Refuse the name of a verifier that does not exist.
+def check_verifiers(names: Iterable[str], known: Collection[str]) -> None:
+    """Refuse tasks whose verifier the run does not have.
 
     Raises:
         ConfigError: With the names that there are.
@@ -116,7 +120,8 @@ def check_verifiers(names: Iterable[str], known: Collection[str], where: str) ->
     for name in names:
         if name not in known:
             raise ConfigError(
-                f"{where}: no verifier {name!r}; there are {', '.join(sorted(known))}"
+                f"tasks: no verifier {name!r}; there are {', '.join(sorted(known))}; list it in "
+                "reward.verifiers, one of your own as FILE.py:FUNCTION"
             )
 
 

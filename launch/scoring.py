@@ -7,8 +7,9 @@ from pathlib import Path
 from cispo.config.score import ScoreConfig
 from cispo.errors import ConfigError
 from cispo.tracking.console import open_console
-from rewards.build import build_verifier, known_verifiers
+from rewards.build import build_verifier, known_verifiers, named_verifiers
 from rewards.offline import Case, Tally, read_cases, score_cases
+from rewards.own_function import is_own
 
 PHASE = "score"
 
@@ -19,21 +20,25 @@ def run_scoring(cfg: ScoreConfig) -> None:
     Raises:
         CispoError: The configuration or a line of the input is refused.
     """
-    if cfg.verifier not in known_verifiers():
+    if not is_own(cfg.verifier) and cfg.verifier not in known_verifiers():
         known = ", ".join(sorted(known_verifiers()))
-        raise ConfigError(f"verifier={cfg.verifier}: there is no such verifier; choose {known}")
+        raise ConfigError(
+            f"verifier={cfg.verifier}: there is no such verifier; choose {known}, or "
+            "FILE.py:FUNCTION for one of your own"
+        )
+    (name,) = named_verifiers([cfg.verifier])
     cases = read_cases(Path(cfg.input))
     output = Path(cfg.output)
     if not output.parent.is_dir():
         raise ConfigError(f"output={output}: the folder {output.parent} does not exist")
     if cfg.overwrite:
         output.unlink(missing_ok=True)
-    tally = asyncio.run(_score(cfg, cases, output))
+    tally = asyncio.run(_score(cfg, cases, output, name=name))
     for line in tally.lines():
         print(line)
 
 
-async def _score(cfg: ScoreConfig, cases: list[Case], output: Path) -> Tally:
+async def _score(cfg: ScoreConfig, cases: list[Case], output: Path, *, name: str) -> Tally:
     verifier = build_verifier(
         replace(cfg.reward, verifiers=[cfg.verifier]),
         cfg.sandbox,
@@ -47,7 +52,7 @@ async def _score(cfg: ScoreConfig, cases: list[Case], output: Path) -> Tally:
                 verifier,
                 cases,
                 output,
-                name=cfg.verifier,
+                name=name,
                 max_concurrent=_concurrency(cfg),
                 advance=lambda count: console.progress.advance(PHASE, count),
             )
@@ -64,6 +69,8 @@ def _concurrency(cfg: ScoreConfig) -> int:
     """
     match cfg.verifier:
         case "math" | "logic":
+            return 1
+        case own if is_own(own):
             return 1
         case "code" | "swe":
             return min(

@@ -14,22 +14,44 @@ from rewards.grade import (
     code_judge,
     logic_judge,
     math_judge,
+    own_judge,
     recall_judge,
 )
 from rewards.grader_process import GraderProcess
 from rewards.judge import GenerativeJudge
+from rewards.own_function import is_own, own_functions
 from rewards.shaping import KNOWN_PARTS
 from rewards.swe.grader import SweGrader
+from rewards.tau2 import grade_tau2
 from sandboxes.build import build_sandbox, build_workspaces, sandbox_limits
 from sandboxes.swe.proof import prove
 
 _IN_PROCESS = ("math", "logic", "recall")
-_VERIFIERS = frozenset({*_IN_PROCESS, "code", "judge", "swe"})
+_VERIFIERS = frozenset({*_IN_PROCESS, "code", "judge", "swe", "tau2"})
 
 
 def known_verifiers() -> frozenset[str]:
-    """Return the names that a task's `verifier` may have."""
+    """Return the names of the verifiers that are ours."""
     return _VERIFIERS
+
+
+def named_verifiers(references: Sequence[str]) -> dict[str, str]:
+    """Return verifiers by the name that a task's `verifier` has.
+
+    Args:
+        references: Names of ours, or `FILE.py:FUNCTION`, whose name is that of the function.
+
+    Raises:
+        ConfigError: There is no such verifier, file or function.
+    """
+    for name in references:
+        if not is_own(name) and name not in _VERIFIERS:
+            raise ConfigError(
+                f"reward.verifiers={references}: no verifier {name!r}; there are "
+                f"{', '.join(sorted(_VERIFIERS))}, and FILE.py:FUNCTION for one of your own"
+            )
+    ours = {name: name for name in references if not is_own(name)}
+    return ours | own_functions(references, taken=_VERIFIERS)
 
 
 class BuiltVerifier:
@@ -51,6 +73,7 @@ class BuiltVerifier:
         """Warm up and prove the sandbox; without it the first gradings are slower and unproven.
 
         Raises:
+            ConfigError: A user's verifier cannot be run.
             SandboxUnavailableError: Programs cannot be held.
             RuntimeError: The grader process does not start.
         """
@@ -97,6 +120,11 @@ def build_verifier(
         starts.append(process.start)
         closes.append(process.close)
     num_programs = sandbox.max_concurrent * max(1, len(sandbox.hosts))
+    for name, reference in own_functions(reward.verifiers, taken=_VERIFIERS).items():
+        process = GraderProcess([reference], deadline_seconds=reward.deadline_seconds)
+        judges[name] = own_judge(process, reference)
+        starts.append(process.start)
+        closes.append(process.close)
     if "code" in reward.verifiers:
         programs = build_sandbox(sandbox)
         starts.append(programs.probe)
@@ -109,6 +137,8 @@ def build_verifier(
         starts.append(lambda: prove(workspaces, scratch=swe.cache / "proofs"))
         closes.append(workspaces.close)
         judges["swe"] = swe.grade
+    if "tau2" in reward.verifiers:
+        judges["tau2"] = grade_tau2
     if "judge" in reward.verifiers:
         judge = _judge(reward.judge)
         judges["judge"] = judge.judge
@@ -144,12 +174,7 @@ def check_reward(reward: RewardConfig, *, max_new_tokens: int) -> None:
     Raises:
         ConfigError: With the key, the value and what there is.
     """
-    for name in reward.verifiers:
-        if name not in _VERIFIERS:
-            raise ConfigError(
-                f"reward.verifiers={reward.verifiers}: no verifier {name!r}; "
-                f"there are {', '.join(sorted(_VERIFIERS))}"
-            )
+    named_verifiers(reward.verifiers)
     for name in reward.weights:
         if name not in KNOWN_PARTS:
             raise ConfigError(

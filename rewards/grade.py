@@ -21,7 +21,7 @@ class Shaping:
 
     Attributes:
         weights: Weight of each named part.
-        max_tokens: Budget of a rollout.
+        max_tokens: Budget of a rollout that does not say its own.
         overlong_cache_tokens: Slope of the penalty for length; 0 for none.
     """
 
@@ -54,7 +54,7 @@ class GradingVerifier:
             "format": format_part(rollout.text),
             "overlong": overlong_part(
                 rollout.num_action_tokens,
-                max_tokens=self._shaping.max_tokens,
+                max_tokens=rollout.token_budget or self._shaping.max_tokens,
                 cache_tokens=self._shaping.overlong_cache_tokens,
             ),
         }
@@ -84,6 +84,15 @@ def recall_judge(process: GraderProcess) -> Judge:
 
     async def judge(text: str, truth: Mapping[str, Any]) -> Judged:
         return await process.grade("recall", after_thought(text), truth)
+
+    return judge
+
+
+def own_judge(process: GraderProcess, reference: str) -> Judge:
+    """Return the judge that a user brings, who sees what follows the thought."""
+
+    async def judge(text: str, truth: Mapping[str, Any]) -> Judged:
+        return await process.grade(reference, after_thought(text), truth)
 
     return judge
 

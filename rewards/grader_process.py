@@ -9,6 +9,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cispo.errors import ConfigError
 from cispo.types import Ungraded
 from rewards.supervisor import READY
 
@@ -26,7 +27,7 @@ class GraderProcess:
         """Prepare; the process starts with the first grading, or with `start`.
 
         Args:
-            names: Graders to load, of `rewards.supervisor.GRADERS`.
+            names: Graders to load: of `rewards.supervisor.GRADERS`, or `FILE.py:FUNCTION`.
             deadline_seconds: Wall time after which an answer counts as wrong.
         """
         self._names = names
@@ -38,6 +39,7 @@ class GraderProcess:
         """Start the process and wait until it is warm.
 
         Raises:
+            ConfigError: A user's file cannot be run.
             RuntimeError: It ends, or says nothing for three minutes.
         """
         async with self._turn:
@@ -104,7 +106,7 @@ class GraderProcess:
     async def _running(self) -> Process:
         if self._process is not None and self._process.returncode is None:
             return self._process
-        self._process = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             *("-m", "rewards.supervisor", "--deadline-seconds", str(self._deadline_seconds)),
             *("--memory-bytes", str(_MEMORY_BYTES), *self._names),
@@ -114,22 +116,31 @@ class GraderProcess:
             env=_environment(),
             start_new_session=True,
         )
-        assert self._process.stdout is not None
-        is_ready = False
+        self._process = process
+        assert process.stdout is not None
+        said = b""
         try:
             async with asyncio.timeout(_START_SECONDS):
-                is_ready = await self._process.stdout.readline() == READY
+                said = await process.stdout.readline()
         finally:
-            if not is_ready:
+            if said != READY:
                 self._abandon()
-        if not is_ready:
-            raise RuntimeError("it did not start")
-        return self._process
+        if said != READY:
+            await process.wait()
+            raise _refusal(said)
+        return process
 
     def _abandon(self) -> None:
         process, self._process = self._process, None
         if process is not None and process.returncode is None:
             process.kill()
+
+
+def _refusal(said: bytes) -> Exception:
+    """Why it did not start: a user's file, or nobody knows."""
+    if said.startswith(b'{"refused"'):
+        return ConfigError(json.loads(said)["refused"])
+    return RuntimeError("it did not start")
 
 
 def _environment() -> dict[str, str]:

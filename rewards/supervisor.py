@@ -9,6 +9,8 @@ deadline is killed and replaced by a fork, which takes milliseconds. Lines that 
     {"died": "..."}            the child ended without an answer
     {"deadline": true}         the child was killed at its deadline
     {"starved": true}          the same, but it had got less than a tenth of that time to compute
+
+The first line is `READY`, or {"refused": "..."} where a user's file cannot be run.
 """
 
 import argparse
@@ -26,6 +28,8 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from cispo.errors import ConfigError
+from rewards import own_function
 from rewards.lockdown import lock_down
 from rewards.truth import BadTruthError
 
@@ -146,7 +150,11 @@ def serve(names: list[str], *, deadline_seconds: float, memory_bytes: int) -> No
     output = os.dup(1)
     quiet = os.open(os.devnull, os.O_RDWR)
     os.dup2(quiet, 1)  # libraries may print
-    graders = {name: _load(name) for name in names}
+    try:
+        graders = {name: _load(name) for name in names}
+    except ConfigError as error:
+        _write(output, json.dumps({"refused": str(error)}).encode() + b"\n")
+        return
     gc.freeze()
     child = Child(graders, memory_bytes=memory_bytes)
     requests = Lines(0)
@@ -205,6 +213,8 @@ def _grade(graders: Mapping[str, Grader], request: Mapping[str, Any]) -> Mapping
 
 
 def _load(name: str) -> Grader:
+    if own_function.is_own(name):
+        return own_function.load(name)
     module, function = GRADERS[name]
     grader: Grader = getattr(importlib.import_module(module), function)
     return grader
@@ -220,7 +230,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--deadline-seconds", type=float, required=True)
     parser.add_argument("--memory-bytes", type=int, required=True)
-    parser.add_argument("names", nargs="+", choices=sorted(GRADERS))
+    parser.add_argument("names", nargs="+", help=f"of {', '.join(GRADERS)}, or FILE.py:FUNCTION")
     arguments = parser.parse_args()
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import ray
 from cispo.config import RewardConfig, SandboxConfig
 from cispo.stacks import offer_stacks
 from cispo.types import Rollout, Task, Verdict
-from rewards.build import BuiltVerifier, build_verifier
+from rewards.build import BuiltVerifier, build_verifier, named_verifiers
 
 
 class RewardWorker:
@@ -44,8 +45,15 @@ class RewardWorker:
 def start_worker(
     reward: RewardConfig, sandbox: SandboxConfig, *, max_new_tokens: int, max_concurrent: int
 ) -> Any:
-    """Ask Ray for one worker and return its handle; it may not be there yet."""
+    """Ask Ray for one worker and return its handle; it may not be there yet.
+
+    Files of users' verifiers get their full path, for a worker may stand in another folder.
+    """
+    reward = replace(reward, verifiers=list(named_verifiers(reward.verifiers).values()))
     actor = ray.remote(RewardWorker).options(
-        num_cpus=reward.num_cpus, max_concurrency=max_concurrent, max_restarts=0
+        num_cpus=reward.num_cpus,
+        max_concurrency=max_concurrent,
+        max_restarts=0,
+        scheduling_strategy="SPREAD",
     )
     return actor.remote(reward, sandbox, max_new_tokens)

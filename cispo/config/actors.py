@@ -113,7 +113,8 @@ class RewardConfig:
     Attributes:
         num_workers: Ray actors that grade.
         num_cpus: CPUs that Ray reserves for a worker.
-        verifiers: Names of the verifiers that may be used; an unknown one is refused.
+        verifiers: Names of the verifiers that may be used, `FILE.py:FUNCTION` for one of your own;
+            an unknown one is refused.
         weights: Weight of each named part in the reward.
         deadline_seconds: Wall time after which a math verification is killed.
         max_attempts: Workers on which a verdict is tried before it is `Ungraded`.

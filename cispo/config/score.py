@@ -12,7 +12,7 @@ class ScoreConfig:
     """A reward without training: `python -m launch.score`.
 
     Attributes:
-        verifier: One of `reward.verifiers`.
+        verifier: One of ours, or `FILE.py:FUNCTION`.
         input: JSONL with `task_id`, `response` and `truth`.
         output: JSONL that gets a verdict a line; what it holds already is not scored again.
         overwrite: Score everything anew.
