@@ -58,17 +58,24 @@ class Resume:
             *(f"passed over: {broken}" for broken in self.skipped),
             f"resuming after iteration {self.iteration} from {self.checkpoint}{taken_up}",
         ]
-        saver = read_any_note(self.checkpoint).saver
-        ours = describe_folding(
-            backend=learner.backend, num_ranks=learner.num_ranks, zero_stage=learner.zero_stage
-        )
-        if saver != ours:
+        if saver := self.other_saver(learner):
             lines.append(
                 f"{saver} saved this checkpoint: it is converted once, into "
-                f"{converted_folder(self.checkpoint)}, for {ours}; the run goes on with the same "
-                "weights and moments, and adds them up in another order"
+                f"{converted_folder(self.checkpoint)}, for {_described(learner)}; the run goes on "
+                "with the same weights and moments, and adds them up in another order"
             )
         return lines
+
+    def other_saver(self, learner: LearnerConfig) -> str | None:
+        """Name the learner that saved the checkpoint, where this one has to read a conversion.
+
+        Raises:
+            CheckpointError: The checkpoint has no learner.
+        """
+        if self.checkpoint is None:
+            return None
+        saver = read_any_note(self.checkpoint).saver
+        return saver if saver != _described(learner) else None
 
     @property
     def keep_through(self) -> int | None:
@@ -80,6 +87,12 @@ class Resume:
         return self.checkpoint is not None and self.checkpoint.resolve().is_relative_to(
             Path(run_dir).resolve()
         )
+
+
+def _described(learner: LearnerConfig) -> str:
+    return describe_folding(
+        backend=learner.backend, num_ranks=learner.num_ranks, zero_stage=learner.zero_stage
+    )
 
 
 def read_resume(resume: str | None, config: Mapping[str, Any]) -> Resume:

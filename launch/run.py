@@ -17,6 +17,7 @@ from cispo.train import train
 from cispo.watchdog import Watchdog
 from launch.build import build_parts
 from launch.cluster import ask_elsewhere, ray_cluster
+from launch.converting import convert_for
 from launch.interrupts import Interrupted, Interrupts
 from launch.preflight import CheckedTasks, make_run_dir
 from launch.processes import end_now
@@ -124,6 +125,7 @@ class _Run:
         )
         try:
             with self.interrupts.covering() as stop:
+                await convert_for(self.cfg.learner, resume, self.console.progress)
                 async with build_parts(
                     self.cfg,
                     self.tasks,

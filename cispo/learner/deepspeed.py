@@ -24,7 +24,7 @@ from cispo.learner.saved import read_note, write_note
 from cispo.learner.scoring import score
 from cispo.learner.shards import DEEPSPEED_TAG, ORDER
 from cispo.learner.statistics import metrics
-from cispo.learner.universal import attempt_conversion
+from cispo.learner.universal import converted
 from cispo.policy.base import Policy, TokenScores
 from cispo.policy.ranks import neighbouring_ranks
 from cispo.types import Metrics, Sample
@@ -221,7 +221,7 @@ class DeepSpeedLearner:
 
         Raises:
             CheckpointError: It is incomplete, or of another dtype; or it comes from another
-                backend, ZeRO stage or number of ranks and cannot be converted.
+                backend, ZeRO stage or number of ranks and was not converted.
         """
         note = read_note(folder, **self._shape())
         if note.shape == self._shape():
@@ -229,10 +229,9 @@ class DeepSpeedLearner:
             if loaded is None:
                 raise CheckpointError(f"{folder / DEEPSPEED_TAG} is incomplete")
         else:
-            fault = attempt_conversion(folder) if self._rank == 0 else None
-            if (fault := self.agree(fault)) is not None:
-                raise CheckpointError(fault)
-            load_converted(folder, self._optimizer, self._trained(), stage=self._zero_stage)
+            load_converted(
+                converted(folder, note), self._optimizer, self._trained(), stage=self._zero_stage
+            )
         self._float_weights.refresh()
         self._num_steps = note.num_steps
         self._fresh_version = None

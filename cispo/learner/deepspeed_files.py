@@ -7,7 +7,6 @@ from typing import Any
 from deepspeed.runtime.checkpoint_engine import TorchCheckpointEngine
 from torch import nn
 
-from cispo.checkpoint.finding import converted_folder
 from cispo.learner.torch_files import write_file
 from cispo.learner.universal import load_by_parameter
 
@@ -34,22 +33,22 @@ class Writer(TorchCheckpointEngine):  # type: ignore[misc]
 
 
 def load_converted(
-    checkpoint: Path, optimizer: Any, parameters: Iterable[tuple[str, nn.Parameter]], *, stage: int
+    folder: Path, optimizer: Any, parameters: Iterable[tuple[str, nn.Parameter]], *, stage: int
 ) -> None:
     """Read what `cispo.learner.universal.convert` made of a checkpoint, on all ranks alike.
 
     Args:
-        checkpoint: The checkpoint that was converted.
+        folder: What it made.
         optimizer: What DeepSpeed made of torch's optimizer; torch's own at stage 0.
         parameters: What is trained, by name.
         stage: ZeRO stage.
     """
     if stage == 0:
-        load_by_parameter(checkpoint, parameters, optimizer)
+        load_by_parameter(folder, parameters, optimizer)
         return
     if stage == 3:
         optimizer.checkpoint_event_prologue()
-    optimizer.load_state_dict(None, checkpoint_folder=converted_folder(checkpoint))
+    optimizer.load_state_dict(None, checkpoint_folder=folder)
     if stage == 3:
         optimizer.checkpoint_event_epilogue()
     else:

@@ -3,6 +3,7 @@
 import importlib
 import logging
 import os
+from datetime import timedelta
 from typing import Any
 
 import deepspeed
@@ -16,6 +17,9 @@ from cispo.policy.base import Policy
 
 _MAX_BUCKET = 500_000_000
 """Numbers that are reduced or gathered at a time, DeepSpeed's own value."""
+_PATIENCE = timedelta(days=365)
+"""Of one collective. Whoever asked the ranks decides when they hang (`learner.step_seconds`), and
+finds out which; torch's own 10 or 30 minutes would end those that wait for a slow write."""
 
 
 def join_process_group(*, rank: int, num_ranks: int, host: str, port: int) -> None:
@@ -35,8 +39,13 @@ def join_process_group(*, rank: int, num_ranks: int, host: str, port: int) -> No
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On CPU DeepSpeed would compile a shared-memory extension here, for minutes, for nothing.
     vars(importlib.import_module("deepspeed.comm.torch"))["build_shm_op"] = lambda: None
+    # Groups that DeepSpeed makes later do not inherit the timeout of the first one.
+    defaults = vars(importlib.import_module("torch.distributed.distributed_c10d"))
+    defaults["default_pg_timeout"] = defaults["default_pg_nccl_timeout"] = _PATIENCE
     deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo", verbose=False
+        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        verbose=False,
+        timeout=_PATIENCE,
     )
 
 

@@ -20,7 +20,7 @@ from cispo.learner.scoring import score
 from cispo.learner.shards import LOCAL_FILE, ORDER
 from cispo.learner.statistics import metrics
 from cispo.learner.torch_files import write_file
-from cispo.learner.universal import convert, load_by_parameter
+from cispo.learner.universal import converted, load_by_parameter
 from cispo.policy.base import Policy, TokenScores
 from cispo.types import Metrics, Sample
 from cispo.weights.buckets import (
@@ -166,7 +166,7 @@ class LocalLearner:
         """Read what `save` wrote.
 
         Raises:
-            CheckpointError: It was saved by another kind of learner.
+            CheckpointError: It was saved by another kind of learner, and was not converted.
         """
         note = read_note(folder, **_SHAPE)
         if note.shape == _SHAPE:
@@ -174,8 +174,7 @@ class LocalLearner:
             self._policy.load_state_dict(state["policy"])
             self._optimizer.load_state_dict(state["optimizer"])
         else:
-            convert(folder)
-            load_by_parameter(folder, self._trained(), self._optimizer)
+            load_by_parameter(converted(folder, note), self._trained(), self._optimizer)
         self._num_steps = note.num_steps
         self._fresh_version = None
 

@@ -23,6 +23,18 @@ Parameter: TypeAlias = tuple[str, Mapping[str, Tensor]]
 _Flat: TypeAlias = Mapping[str, Tensor]
 
 
+def parameter_names(checkpoint: Path) -> list[str]:
+    """Names of the parameters, in the order of `read_parameters`.
+
+    Raises:
+        CheckpointError: There is no saved learner, or it is incomplete.
+    """
+    note = read_any_note(checkpoint)
+    if is_whole(note):
+        return list(whole_file(checkpoint, note)[ORDER])
+    return [name for shapes in _shapes(checkpoint / DEEPSPEED_TAG) for name in shapes]
+
+
 def read_parameters(checkpoint: Path, *, only: Sequence[str] = STATES) -> Iterator[Parameter]:
     """Yield each parameter's name with its states in full; files are mapped, not read at once.
 
@@ -39,8 +51,7 @@ def read_parameters(checkpoint: Path, *, only: Sequence[str] = STATES) -> Iterat
         return
     folder = checkpoint / DEEPSPEED_TAG
     states = [load(file)["optimizer_state_dict"] for file in _shard_files(folder, note)]
-    groups = load(next(iter(sorted(folder.glob("*_model_states.pt")))))["param_shapes"]
-    for group, shapes in enumerate(groups):
+    for group, shapes in enumerate(_shapes(folder)):
         if note.shape["zero_stage"] == 3:
             flats = [_flat_3(state, group, only) for state in states]
             yield from _of_stage_3(flats, shapes)
@@ -90,6 +101,15 @@ def _shard_files(folder: Path, note: Note) -> Iterator[Path]:
     prefix = "" if note.shape["dtype"] == "float32" else "bf16_"
     for rank in range(int(note.shape["num_ranks"])):
         yield folder / f"{prefix}zero_pp_rank_{rank}_mp_rank_00_optim_states.pt"
+
+
+def _shapes(folder: Path) -> Sequence[Mapping[str, torch.Size]]:
+    """Parameters of each group by name; all ranks note the same."""
+    files = sorted(folder.glob("*_model_states.pt"))
+    if not files:
+        raise CheckpointError(f"{folder} is incomplete: no *_model_states.pt is there")
+    shapes: Sequence[Mapping[str, torch.Size]] = load(files[0])["param_shapes"]
+    return shapes
 
 
 def _flat(state: Mapping[str, Any], group: int, only: Sequence[str]) -> _Flat:

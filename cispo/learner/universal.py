@@ -5,7 +5,7 @@ each parameter with its whole float32 weights and both moments of AdamW.
 """
 
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,11 @@ from cispo.learner.shards import MOMENTS, STATES, load, read_parameters
 _PARAMETERS = "zero"
 
 
-def convert(checkpoint: Path) -> None:
+def convert(checkpoint: Path) -> Iterator[str]:
     """Write a saved learner by parameter into `converted_folder`, unless that was done before.
+
+    Yields:
+        The name of each parameter that is written, at once. Who stops early leaves nothing.
 
     Raises:
         CheckpointError: The learner's files are incomplete, or the disk is full.
@@ -36,7 +39,7 @@ def convert(checkpoint: Path) -> None:
     shutil.rmtree(unfinished, ignore_errors=True)
     try:
         unfinished.mkdir()
-        _write(checkpoint, unfinished, note)
+        yield from _write(checkpoint, unfinished, note)
         unfinished.rename(target)
     except (OSError, RuntimeError) as error:  # torch raises the latter when the disk is full
         raise CheckpointError(
@@ -47,17 +50,24 @@ def convert(checkpoint: Path) -> None:
         shutil.rmtree(unfinished, ignore_errors=True)
 
 
-def attempt_conversion(checkpoint: Path) -> str | None:
-    """Convert, and return why it failed or None, which ranks can tell each other."""
-    try:
-        convert(checkpoint)
-    except CheckpointError as error:
-        return str(error)
-    return None
+def converted(checkpoint: Path, note: Note) -> Path:
+    """The folder that `convert` wrote.
+
+    Raises:
+        CheckpointError: It has not been called, which is not for ranks to do: the others would wait
+            in a collective, which has a deadline.
+    """
+    folder = converted_folder(checkpoint)
+    if not folder.is_dir():
+        raise CheckpointError(
+            f"{checkpoint} was saved by {note.saver} and has not been converted for this learner: "
+            f"there is no {folder}"
+        )
+    return folder
 
 
 def load_by_parameter(
-    checkpoint: Path,
+    folder: Path,
     parameters: Iterable[tuple[str, nn.Parameter]],
     optimizer: torch.optim.Optimizer,
 ) -> None:
@@ -66,17 +76,17 @@ def load_by_parameter(
     Raises:
         CheckpointError: It has not all parameters.
     """
-    folder = converted_folder(checkpoint) / _PARAMETERS
     for name, parameter in parameters:
-        found = {state: load(folder / name / f"{state}.pt")["param"] for state in STATES}
+        files = folder / _PARAMETERS / name
+        found = {state: load(files / f"{state}.pt")["param"] for state in STATES}
         parameter.data.copy_(found["fp32"])
         optimizer.state[parameter] = {
-            "step": load(folder / name / "step.pt").clone(),
+            "step": load(files / "step.pt").clone(),
             **{moment: found[moment].to(parameter.device, copy=True) for moment in MOMENTS},
         }
 
 
-def _write(checkpoint: Path, folder: Path, note: Note) -> None:
+def _write(checkpoint: Path, folder: Path, note: Note) -> Iterator[str]:
     step = torch.tensor(float(note.num_steps))
     for name, states in read_parameters(checkpoint):
         target = folder / _PARAMETERS / name
@@ -85,6 +95,7 @@ def _write(checkpoint: Path, folder: Path, note: Note) -> None:
             # A view would be written with all of the file that it lies in.
             torch.save({"param": states[state].clone()}, target / f"{state}.pt")
         torch.save(step, target / "step.pt")
+        yield name
     torch.save(_beside_parameters(step), folder / _PARAMETERS / "optimizer_state.pt")
     shutil.copy(checkpoint / FILE_NAME, folder)
 

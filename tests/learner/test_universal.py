@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ import torch
 from cispo.checkpoint.finding import converted_folder
 from cispo.errors import CheckpointError
 from cispo.learner.saved_weights import saved_weights
+from cispo.learner.shards import parameter_names
 from cispo.learner.universal import convert
 from cispo.types import Metrics
 from tests.learner.folded import (
@@ -43,6 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         steps(learner, SEEDS_BEFORE)
         (saved := folder / name_of(1, 1, torch.float32)).mkdir()
         learner.save(saved)
+        list(convert(saved))
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
@@ -71,6 +74,11 @@ def went_on(folder: Path, name: str) -> list[Metrics]:
     return noted
 
 
+def restore(learner: Any, checkpoint: Path) -> None:
+    list(convert(checkpoint))
+    learner.restore(checkpoint)
+
+
 def check_same_curve(
     found: list[Metrics], expected: list[Metrics], *, dtype: torch.dtype = torch.float32
 ) -> None:
@@ -85,14 +93,14 @@ def test_one_rank_goes_on_where_two_were_saved(
 ) -> None:
     name = name_of(NUM_RANKS, stage, dtype)
     learner = deepspeed(stage, dtype, seed=9)
-    learner.restore(folder / name)
+    restore(learner, folder / name)
     check_same_curve(steps(learner, SEEDS_AFTER), went_on(folder, name), dtype=dtype)
 
 
 @pytest.mark.parametrize("stage", [1, 3])
 def test_two_ranks_go_on_where_one_was_saved(folder: Path, stage: int) -> None:
     learner = deepspeed(1, torch.float32, seed=9)
-    learner.restore(folder / name_of(1, 1, torch.float32))
+    restore(learner, folder / name_of(1, 1, torch.float32))
     expected = steps(learner, SEEDS_AFTER)
     check_same_curve(went_on(folder, f"to-two-ranks-{stage}"), expected)
 
@@ -111,7 +119,7 @@ def test_two_ranks_go_on_where_one_was_saved(folder: Path, stage: int) -> None:
 def test_another_stage_goes_on(folder: Path, old: int, new: int, dtype: torch.dtype) -> None:
     name = name_of(NUM_RANKS, old, dtype)
     learner = deepspeed(new, dtype, seed=9)
-    learner.restore(folder / name)
+    restore(learner, folder / name)
     check_same_curve(steps(learner, SEEDS_AFTER), went_on(folder, name), dtype=dtype)
 
 
@@ -119,8 +127,16 @@ def test_another_stage_goes_on(folder: Path, old: int, new: int, dtype: torch.dt
 def test_the_local_learner_goes_on_where_two_ranks_were_saved(folder: Path, stage: int) -> None:
     name = name_of(NUM_RANKS, stage, torch.float32)
     learner = local_learner(ThreeTables(seed=9), make_rule(micro_batch_tokens=20))
-    learner.restore(folder / name)
+    restore(learner, folder / name)
     check_same_curve(steps(learner, SEEDS_AFTER), went_on(folder, name))
+
+
+def test_what_was_not_converted_is_refused(tmp_path: Path) -> None:
+    learner = local_learner(ThreeTables(), make_rule(micro_batch_tokens=20))
+    learner.save(tmp_path)
+    (note := tmp_path / "learner.json").write_text(note.read_text().replace("local", "deepspeed"))
+    with pytest.raises(CheckpointError, match=r"and has not been converted for this learner: "):
+        learner.restore(tmp_path)
 
 
 @pytest.mark.parametrize("stage", [0, 3])
@@ -131,7 +147,7 @@ def test_deepspeed_goes_on_where_the_local_learner_was_saved(tmp_path: Path, sta
     (saved := tmp_path / "local").mkdir()
     learner.save(saved)
     other = deepspeed(stage, torch.float32, seed=9)
-    other.restore(saved)
+    restore(other, saved)
     check_same_curve(steps(other, SEEDS_AFTER), steps(learner, SEEDS_AFTER))
 
 
@@ -143,7 +159,7 @@ def test_what_two_ranks_saved_gives_up_its_weights(
     name = name_of(NUM_RANKS, stage, dtype)
     found = saved_weights(folder / name)
     learner = deepspeed(stage, dtype, seed=9)
-    learner.restore(folder / name)
+    restore(learner, folder / name)
     (own := tmp_path / "one").mkdir()
     learner.save(own)
     again = saved_weights(own)
@@ -157,11 +173,15 @@ def test_a_conversion_is_done_once_and_whole_or_not_at_all(folder: Path, tmp_pat
     source = folder / name_of(NUM_RANKS, 3, torch.float32)
     checkpoint = tmp_path / "iteration-00000001"
     checkpoint.symlink_to(source)
-    convert(checkpoint)
+    converting = convert(checkpoint)
+    assert next(converting) == "table"
+    converting.close()
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+    assert list(convert(checkpoint)) == parameter_names(checkpoint) == ["table", "slope", "scale"]
     target = converted_folder(checkpoint)
     files = {path: path.stat().st_mtime_ns for path in target.rglob("*") if path.is_file()}
     assert len(files) == 3 * 4 + 2
-    convert(checkpoint)
+    assert list(convert(checkpoint)) == []
     assert {path: path.stat().st_mtime_ns for path in files} == files
     assert sorted(path.name for path in tmp_path.iterdir()) == [checkpoint.name, target.name]
 
@@ -175,5 +195,5 @@ def test_a_learner_that_cannot_be_converted_is_refused_and_leaves_nothing(
         (folder / name_of(NUM_RANKS, 3, torch.float32) / "learner.json").read_text()
     )
     with pytest.raises(CheckpointError, match=r"zero_pp_rank_0_mp_rank_00_optim_states.* missing"):
-        convert(checkpoint)
+        list(convert(checkpoint))
     assert not converted_folder(checkpoint).exists()
