@@ -5,7 +5,7 @@ each parameter with its whole float32 weights and both moments of AdamW.
 """
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from cispo.learner.shards import MOMENTS, STATES, load, read_parameters
 _PARAMETERS = "zero"
 
 
-def convert(checkpoint: Path) -> Iterator[str]:
+def convert(checkpoint: Path) -> Generator[str, None, None]:
     """Write a saved learner by parameter into `converted_folder`, unless that was done before.
 
     Yields:
