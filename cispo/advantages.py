@@ -14,7 +14,9 @@ def has_signal(group: Group) -> bool:
     return len(rewards) >= 2 and min(rewards) != max(rewards)
 
 
-def advantages(groups: Sequence[Group], *, kind: AdvantageKind) -> list[tuple[Sample, ...]]:
+def advantages(
+    groups: Sequence[Group], *, kind: AdvantageKind, leaves_out_equal: bool = False
+) -> list[tuple[Sample, ...]]:
     """Turn the groups of one iteration into samples.
 
     With rewards R_1..R_G of a group's graded members:
@@ -29,6 +31,8 @@ def advantages(groups: Sequence[Group], *, kind: AdvantageKind) -> list[tuple[Sa
     Args:
         groups: The groups of one iteration, over all of which `BATCH_STD` normalises.
         kind: The estimator.
+        leaves_out_equal: Whether groups whose rewards are equal give no samples. As samples, their
+            advantages of zero count in every average over tokens.
 
     Returns:
         One tuple a group, in order. An `Ungraded` member neither becomes a sample nor votes in the
@@ -49,7 +53,10 @@ def advantages(groups: Sequence[Group], *, kind: AdvantageKind) -> list[tuple[Sa
             values = [[v * len(m) / (len(m) - 1) for v in m] for m in values]
         case _:
             assert_never(kind)
-    return [_samples(group, members) for group, members in zip(groups, values, strict=True)]
+    return [
+        () if leaves_out_equal and not has_signal(group) else _samples(group, members)
+        for group, members in zip(groups, values, strict=True)
+    ]
 
 
 def _centred(rewards: Sequence[float]) -> list[float]:

@@ -49,9 +49,7 @@ def describe(
         **describe_judge(everything),
         **{f"drops/{r}_groups": float(len(dropped.get(r, ()))) for r in DropReason},
         **_staleness(flat, version),
-        "rollout/sampled_tokens": float(
-            sum(r.num_action_tokens for group in everything for r in group.rollouts)
-        ),
+        **_texts(everything),
         "rollout/learned_tokens": float(sum(len(s.rollout.token_ids) for s in flat)),
         "learn/samples": float(len(flat)),
         "learn/updates": float(len(learned)),
@@ -128,9 +126,7 @@ def _lengths(groups: Sequence[Group]) -> dict[str, float]:
         ),
     }
     for percent in _QUANTILES:
-        # Nearest rank: the shortest length that this share of the rollouts does not exceed.
-        rank = math.ceil(percent / 100 * len(lengths))
-        described[f"length/p{percent}_tokens"] = float(lengths[rank - 1])
+        described[f"length/p{percent}_tokens"] = float(nearest_rank(lengths, percent))
     judged = [pair for group in groups for pair in group.graded]
     for name, is_correct in (("correct", True), ("wrong", False)):
         chosen = [
@@ -141,6 +137,11 @@ def _lengths(groups: Sequence[Group]) -> dict[str, float]:
     return described
 
 
+def nearest_rank(ascending: Sequence[int], percent: int) -> int:
+    """The smallest of the values that this share of them does not exceed."""
+    return ascending[math.ceil(percent / 100 * len(ascending)) - 1]
+
+
 def _length_and_success(pair: tuple[Rollout, Graded]) -> tuple[int, bool]:
     rollout, verdict = pair
     return rollout.num_action_tokens, verdict.parts["correct"] >= 1.0
@@ -149,6 +150,39 @@ def _length_and_success(pair: tuple[Rollout, Graded]) -> tuple[int, bool]:
 def _stops(groups: Sequence[Group]) -> dict[str, float]:
     reasons = Counter(r.stop_reason for group in groups for r in group.rollouts)
     return {f"stop/{reason}_fraction": reasons[reason] / reasons.total() for reason in StopReason}
+
+
+def _texts(groups: Sequence[Group]) -> dict[str, float]:
+    """Describe what was sampled, and what the repetition stop spared: the rest of the budgets."""
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    sampled = sum(rollout.num_action_tokens for rollout in rollouts)
+    saved = sum(
+        rollout.token_budget - rollout.num_action_tokens
+        for rollout in rollouts
+        if rollout.stop_reason is StopReason.REPETITION and rollout.token_budget is not None
+    )
+    return {
+        "rollout/sampled_tokens": float(sampled),
+        "rollout/perplexity": perplexity(rollouts),
+        "rollout/repetition_saved_tokens": float(saved),
+        "rollout/repetition_saved_fraction": saved / (sampled + saved),
+        "rollout/interrupted_fraction": _mean(
+            [_is_interrupted(r) for g in groups for r in g.rollouts if not g.task.is_agentic] or [0]
+        ),
+    }
+
+
+def perplexity(rollouts: Sequence[Rollout]) -> float:
+    """How undecided mu was: exp of the mean of -log mu over the rollouts' action tokens."""
+    num_tokens = sum(rollout.num_action_tokens for rollout in rollouts)
+    nats = -math.fsum(math.fsum(rollout.behaviour_logprobs) for rollout in rollouts)
+    return math.exp(nats / num_tokens)
+
+
+def _is_interrupted(rollout: Rollout) -> bool:
+    """Whether the engine forced tokens into it: some after the first that was sampled."""
+    mask = rollout.action_mask
+    return not all(mask[mask.index(True) :])
 
 
 def _verdicts(groups: Sequence[Group]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a run changes on its way, by what its iterations show: its schedules as one (stdlib only)."""
+"""What a run changes on its way, by what its iterations show: schedules as one (stdlib only)."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -106,6 +106,8 @@ class Rollout:
         routed_experts: [T M] one byte each: the experts that the engine chose for each token, all
             layers after one another, or `UNROUTED` in all M places of a token. None where the
             learner's own routers shall choose for all tokens.
+        token_budget: Tokens that the engine would have sampled at most; None where that is not one
+            number, as with an agent's turns.
     """
 
     task_id: str
@@ -119,6 +121,7 @@ class Rollout:
     version_runs: VersionRuns = ()
     submission: str | None = None
     routed_experts: bytes | None = None
+    token_budget: int | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.token_ids), len(self.action_mask), len(self.behaviour_logprobs)}

@@ -25,6 +25,7 @@ from cispo.weights.outlet import Route
 from cispo.weights.shared_file import SharedFolder
 from cispo.weights.sync import Broadcasts, Publisher
 from launch.preflight import CheckedTasks
+from launch.recipe import Recipe
 from launch.resume import Resume
 from rewards.pool import RewardPool
 from rollout.pool import RolloutPool
@@ -38,6 +39,7 @@ async def build_parts(
     tasks: CheckedTasks,
     resume: Resume,
     *,
+    recipe: Recipe,
     checkpoints: Checkpoints,
     tracker: Tracker,
     progress: Progress,
@@ -50,6 +52,7 @@ async def build_parts(
         cfg: The whole configuration.
         tasks: What the checks read.
         resume: Where the run begins.
+        recipe: What changes on the way.
         checkpoints: Keeps what a resume needs.
         tracker: Records metrics and rollouts.
         progress: Shows what the run does now.
@@ -64,7 +67,7 @@ async def build_parts(
         learner, engine, verifier = await _start_actors(cfg, stack, work, progress, dump)
         stream = OrderedStream(
             tasks.training,
-            engine,
+            recipe.engine(engine),
             verifier,
             tasks_per_iteration=cfg.tasks_per_iteration,
             group_size=cfg.group_size,
@@ -98,13 +101,18 @@ async def build_parts(
             stream=stream,
             meter=Meters(engine, verifier, work, publisher),
             anchor=Proximal(learner) if cfg.objective.anchor == AnchorKind.PROXIMAL else behaviour,
-            advantages=partial(advantages, kind=AdvantageKind(cfg.objective.advantage)),
-            learner=learner,
+            advantages=partial(
+                advantages,
+                kind=AdvantageKind(cfg.objective.advantage),
+                leaves_out_equal=cfg.objective.leave_out_equal,
+            ),
+            learner=recipe.learner(learner),
             tracker=tracker,
             evaluator=evaluator,
             checkpoints=checkpoints,
             progress=progress,
             stop=stop,
+            schedule=recipe.schedules,
         )
 
 

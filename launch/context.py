@@ -53,6 +53,34 @@ def check_context(
     )
 
 
+def check_interruption(
+    policy: PolicyConfig, sampling: SamplingConfig, *, max_new_tokens: int, key: str
+) -> None:
+    """Refuse words that leave no room for an answer when they interrupt a thought.
+
+    Args:
+        policy: Whose tokenizer counts them.
+        sampling: With the words, and the thoughts that they end.
+        max_new_tokens: The smallest budget that a rollout may have.
+        key: Of the sampling in the configuration.
+
+    Raises:
+        ConfigError: With what to set.
+    """
+    if not sampling.interruption:
+        return
+    from cispo.policy.load import load_tokenizer
+
+    tokenizer = load_tokenizer(str(policy.path))
+    count = len(tokenizer.encode(sampling.interruption, add_special_tokens=False))
+    if sampling.max_thinking_tokens + count >= max_new_tokens:
+        raise ConfigError(
+            f"{key}.max_thinking_tokens={sampling.max_thinking_tokens}: with the {count} tokens of "
+            f"{key}.interruption no answer fits the budget of {max_new_tokens}; "
+            f"take less than {max_new_tokens - count}"
+        )
+
+
 def _max_position_embeddings(folder: Path) -> int | None:
     try:
         fields = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -12,7 +12,7 @@ from cispo.data.mixture import TaskMixture
 from cispo.errors import ConfigError
 from cispo.types import Task
 from launch.admitting import cache_of, refused_tasks
-from launch.context import check_context
+from launch.context import check_context, check_interruption
 from launch.disk_space import check_disk_space, estimated_bytes, num_at_once
 from launch.resume import Resume, read_resume
 from launch.sharing import check_sharing
@@ -94,7 +94,17 @@ def check_tasks(cfg: RunConfig) -> CheckedTasks:
     if cfg.rollout.backend != "scripted":
         check_context(cfg.policy, cfg.rollout.sampling, sampled, key="rollout.sampling")
         check_context(cfg.policy, cfg.evaluation.sampling, held_out, key="evaluation.sampling")
+        _check_interruptions(cfg)
     return CheckedTasks(training=training, held_out=held_out)
+
+
+def _check_interruptions(cfg: RunConfig) -> None:
+    training, held_out = cfg.rollout.sampling, cfg.evaluation.sampling
+    least = cfg.length_window.least(training.max_new_tokens)
+    check_interruption(cfg.policy, training, max_new_tokens=least, key="rollout.sampling")
+    check_interruption(
+        cfg.policy, held_out, max_new_tokens=held_out.max_new_tokens, key="evaluation.sampling"
+    )
 
 
 async def _probe(settings: SandboxConfig, *, has_repositories: bool) -> None:

@@ -21,6 +21,7 @@ from launch.converting import convert_for
 from launch.interrupts import Interrupted, Interrupts
 from launch.preflight import CheckedTasks, make_run_dir
 from launch.processes import end_now
+from launch.recipe import make_recipe
 from launch.restarts import Restarts
 from launch.resume import Resume
 from launch.signals import signals_to
@@ -116,11 +117,14 @@ class _Run:
                 self.trackers.restart(resume)
 
     async def _attempt(self, resume: Resume) -> int:
+        recipe = make_recipe(self.cfg, self.tasks.training, announce=self.say)
+        recipe.schedules.restore(resume.schedules)
         checkpoints = Checkpoints(
             self.folder / "checkpoints",
             keep=self.cfg.keep_checkpoints,
             config=self.config,
             tracker_run_id=self.trackers.wandb_run_id,
+            schedules=recipe.schedules.state,
             warn=self.say,
         )
         try:
@@ -130,6 +134,7 @@ class _Run:
                     self.cfg,
                     self.tasks,
                     resume,
+                    recipe=recipe,
                     checkpoints=checkpoints,
                     tracker=self.trackers,
                     progress=self.console.progress,

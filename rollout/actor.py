@@ -166,4 +166,5 @@ def _rollout(request: Request, member: Finished, tokenizer: Any) -> Rollout:
         oldest_version=member.oldest_version,
         newest_version=member.newest_version,
         version_runs=member.version_runs,
+        token_budget=request.sampling.max_new_tokens,
     )

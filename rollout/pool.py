@@ -7,6 +7,7 @@ import functools
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cispo.config import PolicyConfig, RolloutConfig, SamplingConfig, SandboxConfig
@@ -123,7 +124,11 @@ class RolloutPool:
 
     def with_sampling(self, sampling: SamplingConfig) -> RolloutEngine:
         """Return an engine over the same actors that samples otherwise, for evaluation."""
-        return _Resampled(self, sampling)
+        return _Resampled(self, lambda: sampling)
+
+    def with_budget(self, max_new_tokens: Callable[[], int]) -> RolloutEngine:
+        """Return an engine over the same actors that asks for each request how long it may get."""
+        return _Resampled(self, lambda: replace(self._sampling, max_new_tokens=max_new_tokens()))
 
     async def sample(self, task: Task, count: int, *, seed: int) -> Sequence[Rollout]:
         """Sample as configured; see `cispo.ports.RolloutEngine`."""
@@ -231,12 +236,12 @@ class RolloutPool:
 
 
 class _Resampled:
-    """The pool with another sampling."""
+    """The pool with another sampling, which is asked for with each request."""
 
-    def __init__(self, pool: RolloutPool, sampling: SamplingConfig) -> None:
+    def __init__(self, pool: RolloutPool, sampling: Callable[[], SamplingConfig]) -> None:
         self._pool = pool
         self._sampling = sampling
 
     async def sample(self, task: Task, count: int, *, seed: int) -> Sequence[Rollout]:
         """Sample; see `cispo.ports.RolloutEngine`."""
-        return await self._pool.sample_as(task, count, seed=seed, sampling=self._sampling)
+        return await self._pool.sample_as(task, count, seed=seed, sampling=self._sampling())

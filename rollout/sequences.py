@@ -108,7 +108,7 @@ class Sequences:
         self._columns.begin(rows, request, members)
         if self._texts is not None:
             for row in range(rows.start, rows.stop):
-                self._texts.begin(row, request)
+                self._texts.begin(row, self.owners[row])
         self._note_rows(rows.start)
         return rows
 

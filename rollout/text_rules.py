@@ -41,20 +41,21 @@ class TextRules:
         device: torch.device | str = "cpu",
     ) -> None:
         self._watch = TextWatch(text, capacity, vocabulary_size=vocabulary_size, device=device)
-        self._thinking = ThinkingBudgets(text.thinking_end, capacity, device=device)
+        self._thinking = ThinkingBudgets(text.interruption, capacity, device=device)
 
     @property
     def columns(self) -> tuple[Tensor, Tensor]:
         """What moves with a row: [capacity] each."""
         return self._thinking.limits, self._thinking.answers
 
-    def begin(self, row: int, request: Request) -> None:
-        """Let a row begin a member of a request."""
-        self._thinking.begin(row, request.sampling)
+    def begin(self, row: int, owner: Owner) -> None:
+        """Let a row begin what is its owner's."""
+        request = owner.request
+        self._thinking.begin(row, request.sampling, seed=request.seeds[owner.member])
 
     def note_rows(self, owners: Sequence[Owner], num_before: int) -> None:
         """Take note that rows have come, gone or moved; `num_before` were running before."""
-        self._thinking.note_rows(len(owners))
+        self._thinking.note_rows([owner.request for owner in owners])
         if self._watch.num_watching or any(owner.texts for owner in owners):
             for row in range(max(num_before, len(owners))):
                 self._watch.watch(row, owners[row].texts if row < len(owners) else ())

@@ -31,15 +31,18 @@ class TokenText:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self._tokenizer = tokenizer
+        self._interruptions: dict[str, tuple[int, ...]] = {}
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of tokens, special ones included."""
         return decode(self._tokenizer, token_ids)
 
-    @cached_property
-    def thinking_end(self) -> tuple[int, ...]:
-        """The tokens with which an engine ends thinking."""
-        return tuple(self._tokenizer.encode(THINKING_END, add_special_tokens=False))
+    def interruption(self, phrase: str) -> tuple[int, ...]:
+        """The tokens with which an engine ends thinking; an empty phrase is `</think>` alone."""
+        if phrase not in self._interruptions:
+            ids = self._tokenizer.encode(phrase or THINKING_END, add_special_tokens=False)
+            self._interruptions[phrase] = tuple(ids)
+        return self._interruptions[phrase]
 
     def may_complete(self, text: str, vocabulary_size: int) -> Tensor:
         """Return [V] bool: False where a token, as the last one, cannot complete the text.

@@ -35,6 +35,12 @@ def test_a_group_of_equal_rewards_has_advantages_of_exactly_zero(
     assert values([[reward] * 7], kind) == [[0.0] * 7]
 
 
+def test_groups_of_equal_rewards_can_be_left_out() -> None:
+    made = [make_group(rewards, index=i) for i, rewards in enumerate([[1, 1], [1, 0], [None, 0]])]
+    found = advantages(made, kind=AdvantageKind.GROUP_STD, leaves_out_equal=True)
+    assert [[s.advantage for s in samples] for samples in found] == [[], [1.0, -1.0], []]
+
+
 def test_group_mean_does_not_divide() -> None:
     assert values([[3, 1, 2]], AdvantageKind.GROUP_MEAN) == [[1.0, -1.0, 0.0]]
 

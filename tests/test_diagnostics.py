@@ -183,3 +183,36 @@ def test_speeds_relate_tokens_to_the_time_in_which_they_were_made() -> None:
         "time/learner_tokens_per_second": 150.0,
     }
     assert speeds(metrics, {}, sampling_seconds=0.0) == {"time/rollout_busy_seconds": 0.0}
+
+
+def test_the_repetition_stop_spares_the_rest_of_its_rollouts_budgets() -> None:
+    stopped = make_group([1.0, 0.0], lengths=[30, 10], stop_reason=StopReason.REPETITION)
+    others = make_group([1.0, 0.0], index=1, lengths=[20, 40])
+    budgets = {0: 100, 1: 100}
+    first, second = (
+        replace(g, rollouts=tuple(replace(r, token_budget=budgets[g.index]) for r in g.rollouts))
+        for g in (stopped, others)
+    )
+    metrics = described(first, second)
+    assert metrics["rollout/repetition_saved_tokens"] == 70 + 90
+    assert metrics["rollout/repetition_saved_fraction"] == 160 / (160 + 100)
+    assert described(stopped)["rollout/repetition_saved_tokens"] == 0, "no budget is known"
+
+
+def test_perplexity_is_of_all_action_tokens_together() -> None:
+    # two groups of rollouts whose tokens have log mu = -0.5 each
+    metrics = described(make_group([1.0, 0.0], lengths=[2, 7]))
+    assert metrics["rollout/perplexity"] == pytest.approx(math.exp(0.5))
+
+
+def test_rollouts_into_which_the_engine_forced_tokens_are_interrupted() -> None:
+    group = make_group([1.0, 0.0, 0.0, 0.0], lengths=[4, 4, 4, 4])
+    forced = replace(
+        group.rollouts[0],
+        action_mask=(False, False, True, False, True, True),
+        version_runs=((1, 3),),
+    )
+    mixed = replace(group, rollouts=(forced, *group.rollouts[1:]))
+    assert described(mixed)["rollout/interrupted_fraction"] == 0.25
+    agent = replace(mixed, task=replace(mixed.task, is_agentic=True))
+    assert described(agent)["rollout/interrupted_fraction"] == 0.0

@@ -1,4 +1,5 @@
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from cispo.diagnostics import describe, speeds
 from cispo.evaluate import describe_heldout
 from cispo.learner.statistics import Statistics, metrics
+from cispo.length_window import Criteria, LengthWindow, Window
 from cispo.phases import Phases
 from cispo.tracking.summary import summarise
 from cispo.types import PolicyVersion, Sample
@@ -47,6 +49,19 @@ def test_every_number_of_the_learner_is_documented(documented: list[re.Pattern[s
 
 def test_every_number_of_an_evaluation_is_documented(documented: list[re.Pattern[str]]) -> None:
     assert undocumented(describe_heldout([make_group([1.0, 0.0, None])]), documented) == []
+
+
+def test_every_number_of_the_length_window_is_documented(
+    documented: list[re.Pattern[str]],
+) -> None:
+    criteria = Criteria(iterations=1, perplexity_tolerance=1.0, near_fraction=0.5)
+    window = LengthWindow([Window(max_new_tokens=9)], criteria, announce=print)
+    group = make_group([1.0])
+    long = replace(group, rollouts=tuple(replace(r, token_budget=9) for r in group.rollouts))
+    window.observe([long])
+    numbers = window.observe([long])
+    assert len(numbers) == 5
+    assert undocumented(numbers, documented) == []
 
 
 def test_every_phase_is_documented(documented: list[re.Pattern[str]]) -> None:

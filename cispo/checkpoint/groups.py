@@ -26,7 +26,7 @@ from cispo.types import (
 )
 
 GROUPS_FILE = "groups.npz"
-_FORMAT = 1
+_FORMAT = 2
 _ARRAYS = ("token_ids", "action_mask", "behaviour_logprobs", "routed_experts")
 
 
@@ -124,6 +124,7 @@ def _plain_rollout(rollout: Rollout) -> dict[str, Any]:
         "newest_version": rollout.newest_version,
         "version_runs": rollout.version_runs,
         "submission": rollout.submission,
+        "token_budget": rollout.token_budget,
     }
 
 
@@ -151,6 +152,7 @@ def _rollout(entry: Mapping[str, Any], reader: _Reader) -> Rollout:
         version_runs=tuple((version, count) for version, count in entry["version_runs"]),
         submission=entry["submission"],
         routed_experts=None if routes is None else reader.take("routed_experts", routes).tobytes(),
+        token_budget=entry["token_budget"],
     )
 
 

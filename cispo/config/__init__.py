@@ -9,6 +9,7 @@ from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
 from cispo.config.export import ExportConfig
 from cispo.config.judge import JudgeConfig
 from cispo.config.learner import Decay, LearnerConfig, Offload, OptimizerConfig
+from cispo.config.length_window import LengthWindowConfig, WindowConfig
 from cispo.config.objective import (
     AdvantageKind,
     AnchorKind,
@@ -32,6 +33,7 @@ __all__ = [
     "ExportConfig",
     "JudgeConfig",
     "LearnerConfig",
+    "LengthWindowConfig",
     "ObjectiveConfig",
     "ObjectiveKind",
     "Offload",
@@ -49,4 +51,5 @@ __all__ = [
     "TrackingConfig",
     "WatchdogConfig",
     "WeightsConfig",
+    "WindowConfig",
 ]

@@ -62,6 +62,8 @@ class ObjectiveConfig:
         advantage: Estimator of the advantage.
         token_weighting: Which average over tokens; `prompt` is eq. 4.
         dynamic_sampling: Replace groups whose rewards are all equal by further tasks, as in DAPO.
+        leave_out_equal: Without `dynamic_sampling`: leave such groups out and replace none, as
+            ScaleRL does; otherwise their advantages of zero count in the average over tokens.
         max_consecutive_drops: Groups dropped in a row before the run stops with `NoSignal`.
     """
 
@@ -74,6 +76,7 @@ class ObjectiveConfig:
     advantage: str = AdvantageKind.GROUP_STD
     token_weighting: str = TokenWeighting.PROMPT
     dynamic_sampling: bool = True
+    leave_out_equal: bool = False
     max_consecutive_drops: int = 256
 
     def __post_init__(self) -> None:
@@ -112,6 +115,12 @@ class ObjectiveConfig:
                 "a positive one undoes the importance weight; set 0.0, "
                 "or objective.allow_ratio_min=true"
             )
+        require(
+            not (self.leave_out_equal and self.dynamic_sampling),
+            "objective.leave_out_equal",
+            self.leave_out_equal,
+            "objective.dynamic_sampling=true replaces such groups already; drop one of them",
+        )
         require(
             self.max_consecutive_drops >= 1,
             "objective.max_consecutive_drops",

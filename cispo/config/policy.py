@@ -76,6 +76,10 @@ class SamplingConfig:
         max_thinking_tokens: Budget of tokens before `</think>`, which the engine writes where it is
             exhausted; 0 sets none.
         max_answer_tokens: Budget of tokens after `</think>`; 0 sets none.
+        thinking_jitter_tokens: Each rollout's budget of thoughts is drawn, by its seed, from the so
+            many tokens up to `max_thinking_tokens`; 0 gives all the same.
+        interruption: Words that the engine writes where that budget is exhausted, `</think>` at
+            their end; they are never learned from. Empty is `</think>` alone.
     """
 
     temperature: float = 1.0
@@ -86,6 +90,8 @@ class SamplingConfig:
     stop: list[str] = field(default_factory=list)
     max_thinking_tokens: int = 0
     max_answer_tokens: int = 0
+    thinking_jitter_tokens: int = 0
+    interruption: str = ""
 
     def __post_init__(self) -> None:
         require(self.temperature > 0, "temperature", self.temperature, "must be > 0")
@@ -105,4 +111,33 @@ class SamplingConfig:
             "max_answer_tokens",
             self.max_answer_tokens,
             "must be >= 0; 0 sets no budget",
+        )
+        self._check_interruption()
+
+    def _check_interruption(self) -> None:
+        require(
+            0 <= self.thinking_jitter_tokens < max(1, self.max_thinking_tokens),
+            "thinking_jitter_tokens",
+            self.thinking_jitter_tokens,
+            f"must be 0 or below max_thinking_tokens={self.max_thinking_tokens}",
+        )
+        if not self.interruption:
+            return
+        require(
+            self.interruption.endswith("</think>"),
+            "interruption",
+            self.interruption,
+            "must end with </think>, or the policy would go on thinking",
+        )
+        require(
+            self.max_thinking_tokens > 0,
+            "interruption",
+            self.interruption,
+            "nothing is ever interrupted; set max_thinking_tokens, or leave it empty",
+        )
+        require(
+            not any(stop in self.interruption for stop in self.stop),
+            "interruption",
+            self.interruption,
+            f"holds one of stop={self.stop}, and would end the rollout without an answer",
         )

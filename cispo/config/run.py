@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
 from cispo.config.learner import Decay, LearnerConfig, OptimizerConfig
+from cispo.config.length_window import LengthWindowConfig
 from cispo.config.objective import AnchorKind, ObjectiveConfig
 from cispo.config.policy import PolicyConfig
 from cispo.config.require import require
@@ -74,6 +75,7 @@ class RunConfig:
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    length_window: LengthWindowConfig = field(default_factory=LengthWindowConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     learner: LearnerConfig = field(default_factory=LearnerConfig)
@@ -135,6 +137,22 @@ class RunConfig:
             "rollout.backend",
             self.rollout.backend,
             "the lightning engine runs lightning models only; use rollout.backend=transformers",
+        )
+        for key, sampling in (
+            ("rollout", self.rollout.sampling),
+            ("evaluation", self.evaluation.sampling),
+        ):
+            require(
+                self.rollout.backend in ("lightning", "transformers")
+                or sampling.max_thinking_tokens == 0,
+                f"{key}.sampling.max_thinking_tokens",
+                sampling.max_thinking_tokens,
+                f"rollout.backend={self.rollout.backend} cannot end thoughts; set it to 0",
+            )
+        self.length_window.check_budgets(
+            max_new_tokens=self.rollout.sampling.max_new_tokens,
+            max_thinking_tokens=self.rollout.sampling.max_thinking_tokens,
+            overlong_cache_tokens=self.reward.overlong_cache_tokens,
         )
 
 

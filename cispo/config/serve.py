@@ -42,3 +42,9 @@ class ServeConfig:
             self.rollout.num_actors,
             "a server has one engine, in its own process; start more servers on other ports",
         )
+        require(
+            not self.rollout.sampling.interruption,
+            "rollout.sampling.interruption",
+            self.rollout.sampling.interruption,
+            "a server ends thoughts by </think> alone; leave it empty",
+        )

@@ -12,6 +12,7 @@ import ray
 import torch
 
 from cispo.config import LearnerConfig, ObjectiveConfig, Offload
+from cispo.counter_measures import CounterMeasures
 from cispo.errors import WeightSyncError
 from cispo.learner.local import LocalLearner
 from cispo.learner.losses import process_name
@@ -28,7 +29,7 @@ from cispo.weights.outlet import Outlet, Route, WeightExport, export
 class _Learner(Protocol):
     """What `LocalLearner` and `DeepSpeedLearner` have in common."""
 
-    def step(self, samples: Sequence[Sample]) -> Metrics: ...
+    def step(self, samples: Sequence[Sample], measures: CounterMeasures) -> Metrics: ...
 
     def logprobs(self, samples: Sequence[Sample]) -> dict[int, npt.NDArray[np.float32]]: ...
 
@@ -104,9 +105,9 @@ class LearnerActor:
             **optimizer,
         )
 
-    def step(self, samples: Sequence[Sample]) -> Metrics:
-        """Take one optimizer step; see `cispo.ports.Learner`."""
-        return self._learner.step(samples)
+    def step(self, samples: Sequence[Sample], measures: CounterMeasures) -> Metrics:
+        """Take one optimizer step; see `LearnerGroup.step`."""
+        return self._learner.step(samples, measures)
 
     def logprobs(self, samples: Sequence[Sample]) -> dict[int, npt.NDArray[np.float32]]:
         """Score this rank's share; see `cispo.anchor.Scorer`."""

@@ -13,10 +13,11 @@ from torch.nn.utils import get_total_norm
 
 from cispo.batch.packing import Batch
 from cispo.config import Decay, Offload
+from cispo.counter_measures import NO_MEASURES, CounterMeasures
 from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.learner.accumulate import accumulate
 from cispo.learner.deepspeed_files import Writer, load_converted
-from cispo.learner.engine import start_engine, sum_over_ranks
+from cispo.learner.engine import set_max_grad_norm, start_engine, sum_over_ranks
 from cispo.learner.float_weights import FloatWeights
 from cispo.learner.optim import Schedule, adamw, set_learning_rate
 from cispo.learner.rule import UpdateRule, micro_batches
@@ -124,26 +125,29 @@ class DeepSpeedLearner:
         self._num_steps = 0
         self._fresh_version: int | None = None
 
-    def step(self, samples: Sequence[Sample]) -> Metrics:
+    def step(self, samples: Sequence[Sample], measures: CounterMeasures = NO_MEASURES) -> Metrics:
         """Take one optimizer step on this rank's share of `samples`; see `cispo.ports.Learner`.
 
         Args:
             samples: All samples of the update, the same on all ranks.
+            measures: What takes the place of the configured settings, in this update alone.
         """
+        rule = self._rule.under(measures)
+        max_grad_norm = measures.max_grad_norm or self._max_grad_norm
+        set_max_grad_norm(self._engine, self._optimizer, max_grad_norm)
         batches, filling = micro_batches(
             samples,
-            rule=self._rule,
+            rule=rule,
             rank=self._rank // self._sequence_parallel,
             num_ranks=self._num_ranks // self._sequence_parallel,
             pads_rows=self._engine.module.pads_rows,
         )
-        device = self._engine.device
         lr = self._schedule.at(self._num_steps)
         set_learning_rate(self._optimizer, lr)
         statistics, fault = accumulate(
-            [batch.to(device) for batch in batches],
+            [batch.to(self._engine.device) for batch in batches],
             self,
-            rule=self._rule,
+            rule=rule,
             num_tokens=sum(len(sample.rollout.token_ids) for sample in samples),
             fresh_version=self._fresh_version,
         )
@@ -162,7 +166,7 @@ class DeepSpeedLearner:
             **filling,
             "learn/grad_norm": norm,
             "learn/grad_norm/max": norm,
-            "learn/clipped_fraction": float(norm > self._max_grad_norm),
+            "learn/clipped_fraction": float(norm > max_grad_norm),
             "learn/lr": lr,
         }
 

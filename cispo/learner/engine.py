@@ -78,6 +78,17 @@ def start_engine(
     return engine, wrapped
 
 
+def set_max_grad_norm(engine: Any, optimizer: Any, max_grad_norm: float) -> None:
+    """Set the norm above which the next step scales gradients down.
+
+    Stage 0 reads the engine's configuration, the other stages a copy in their optimizer, which
+    `load_checkpoint` overwrites.
+    """
+    engine._config.gradient_clipping = max_grad_norm
+    if hasattr(optimizer, "clip_grad"):
+        optimizer.clip_grad = max_grad_norm
+
+
 def sum_over_ranks(statistics: Statistics, *, is_counted: bool) -> None:
     """Make the statistics of one rank those of all, in place.
 

@@ -13,6 +13,7 @@ from ray.exceptions import RayError
 
 from cispo.arrivals import missing_after
 from cispo.config import LearnerConfig, ObjectiveConfig, PolicyConfig
+from cispo.counter_measures import NO_MEASURES, CounterMeasures
 from cispo.errors import LearnerError
 from cispo.learner.actor import LearnerActor
 from cispo.learner.build import build_policy
@@ -147,8 +148,14 @@ class LearnerGroup:
             raise
         return group
 
-    async def step(self, samples: Sequence[Sample]) -> Metrics:
+    async def step(
+        self, samples: Sequence[Sample], measures: CounterMeasures = NO_MEASURES
+    ) -> Metrics:
         """Take one optimizer step; see `cispo.ports.Learner`.
+
+        Args:
+            samples: All samples of the update.
+            measures: What takes the place of the configured settings, in this update alone.
 
         Raises:
             DivergedError: A number is not finite; the weights are unchanged.
@@ -157,7 +164,8 @@ class LearnerGroup:
         """
         shared = ray.put(samples)  # once for all ranks; each takes its share
         with self._work.learner():
-            metrics: Metrics = (await self._on_all("step", shared))[0]
+            steps = await self._on_all("step", shared, measures)
+        metrics: Metrics = steps[0]
         return metrics
 
     async def logprobs(self, samples: Sequence[Sample]) -> Sequence[Sequence[float]]:

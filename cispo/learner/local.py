@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from cispo.batch.packing import Batch
 from cispo.config import Decay
+from cispo.counter_measures import NO_MEASURES, CounterMeasures
 from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.learner.accumulate import accumulate
 from cispo.learner.optim import Schedule, adamw, set_learning_rate
@@ -99,14 +100,21 @@ class LocalLearner:
         self._num_steps = 0
         self._fresh_version: int | None = None
 
-    def step(self, samples: Sequence[Sample]) -> Metrics:
-        """Take one optimizer step; see `cispo.ports.Learner`."""
-        batches, filling = micro_batches(samples, rule=self._rule, pads_rows=self._policy.pads_rows)
+    def step(self, samples: Sequence[Sample], measures: CounterMeasures = NO_MEASURES) -> Metrics:
+        """Take one optimizer step; see `cispo.ports.Learner`.
+
+        Args:
+            samples: All samples of the update.
+            measures: What takes the place of the configured settings, in this update alone.
+        """
+        rule = self._rule.under(measures)
+        max_grad_norm = measures.max_grad_norm or self._max_grad_norm
+        batches, filling = micro_batches(samples, rule=rule, pads_rows=self._policy.pads_rows)
         self._optimizer.zero_grad(set_to_none=True)
         statistics, fault = accumulate(
             [batch.to(self._device) for batch in batches],
             self,
-            rule=self._rule,
+            rule=rule,
             num_tokens=sum(batch.num_tokens for batch in batches),
             fresh_version=self._fresh_version,
         )
@@ -117,7 +125,7 @@ class LocalLearner:
         if fault is not None:
             self._optimizer.zero_grad(set_to_none=True)
             raise DivergedError(f"optimizer step {self._num_steps} was not taken: {fault}")
-        clip_grads_with_norm_(self._parameters, self._max_grad_norm, norm)
+        clip_grads_with_norm_(self._parameters, max_grad_norm, norm)
         lr = self._schedule.at(self._num_steps)
         set_learning_rate(self._optimizer, lr)
         self._optimizer.step()
@@ -128,7 +136,7 @@ class LocalLearner:
             **filling,
             "learn/grad_norm": norm.item(),
             "learn/grad_norm/max": norm.item(),
-            "learn/clipped_fraction": float(norm.item() > self._max_grad_norm),
+            "learn/clipped_fraction": float(norm.item() > max_grad_norm),
             "learn/lr": lr,
         }
 

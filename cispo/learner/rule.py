@@ -1,7 +1,7 @@
 """What defines an update besides its samples, and how its samples are shared among ranks."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
@@ -9,7 +9,8 @@ from cispo.batch.packing import Batch, pack
 from cispo.batch.plan import plan_passes
 from cispo.batch.token_weights import token_weights
 from cispo.config import ObjectiveConfig, ObjectiveKind, TokenWeighting
-from cispo.objectives import Objective, objective
+from cispo.counter_measures import CounterMeasures
+from cispo.objectives import objective
 from cispo.objectives.ratio import log_ratio
 from cispo.types import Sample
 
@@ -19,9 +20,9 @@ class UpdateRule:
     """One optimizer step as a function of its samples.
 
     Attributes:
-        objective: The loss, with its bounds set.
-        ratio_max: Upper bound of pi/mu, for the diagnostics.
-        ratio_min: Lower bound of pi/mu, for the diagnostics.
+        kind: The loss.
+        ratio_max: Upper bound of pi/mu.
+        ratio_min: Lower bound of pi/mu.
         token_weighting: Which average over tokens.
         micro_batch_tokens: Tokens, prompts included, of one forward and backward pass of one rank,
             or of the ranks that share a row.
@@ -31,7 +32,7 @@ class UpdateRule:
             divides by another anchor than mu; None leaves that out.
     """
 
-    objective: Objective
+    kind: ObjectiveKind
     ratio_max: float
     ratio_min: float
     token_weighting: TokenWeighting
@@ -46,12 +47,21 @@ class UpdateRule:
         if self.correction_max is not None:
             gap = log_ratio(batch.anchor, batch.behaviour_logprobs, batch.token_weights != 0)
             advantages = advantages * gap.exp().clamp(max=self.correction_max)
-        return self.objective(
+        bounded = objective(self.kind, ratio_max=self.ratio_max, ratio_min=self.ratio_min)
+        return bounded(
             logprobs,
             batch.anchor,
             advantages,
             batch.token_weights,
             cu_seqlens=batch.cu_seqlens,
+        )
+
+    def under(self, measures: CounterMeasures) -> "UpdateRule":
+        """The rule with what counter-measures put in the place of its own."""
+        return replace(
+            self,
+            ratio_max=measures.ratio_max or self.ratio_max,
+            token_weighting=measures.token_weighting or self.token_weighting,
         )
 
 
@@ -64,9 +74,7 @@ def update_rule(
 ) -> UpdateRule:
     """Read a rule from the configuration of the objective."""
     return UpdateRule(
-        objective=objective(
-            ObjectiveKind(config.kind), ratio_max=config.ratio_max, ratio_min=config.ratio_min
-        ),
+        kind=ObjectiveKind(config.kind),
         ratio_max=config.ratio_max,
         ratio_min=config.ratio_min,
         token_weighting=TokenWeighting(config.token_weighting),

@@ -31,6 +31,8 @@ class SamplingParams:
     stop: tuple[str, ...] = ()
     max_thinking_tokens: int = 0
     max_answer_tokens: int = 0
+    thinking_jitter_tokens: int = 0
+    interruption: str = ""
 
     @classmethod
     def of(cls, config: SamplingConfig) -> SamplingParams:
@@ -44,6 +46,8 @@ class SamplingParams:
             stop=tuple(config.stop),
             max_thinking_tokens=config.max_thinking_tokens,
             max_answer_tokens=config.max_answer_tokens,
+            thinking_jitter_tokens=config.thinking_jitter_tokens,
+            interruption=config.interruption,
         )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from cispo.config import TokenWeighting
+from cispo.counter_measures import CounterMeasures
 from cispo.errors import CheckpointError, ConfigError, DivergedError
 from cispo.policy.base import Policy
 from tests.learner.one_rank import one_rank
@@ -77,6 +79,23 @@ def test_gradient_and_metrics_are_those_of_the_local_learner(
         gradient = reference_gradient(before, samples, ratio_max=2.0)
         gradient += 0.25 * 2 * before.double().numpy() / before.numel()
         np.testing.assert_allclose(taken.numpy(), -gradient, rtol=2e-3, atol=5e-7)
+    check_measures(learner, local, samples, tolerance=tolerance)
+
+
+def check_measures(learner: Any, local: Any, samples: Any, *, tolerance: float) -> None:
+    """A step under counter-measures is the local learner's, and the next one is free of them."""
+    exported(learner)
+    list(local.buckets(version=1, max_bytes=1000))
+    measures = CounterMeasures(
+        ratio_max=1.1, max_grad_norm=1e-3, token_weighting=TokenWeighting.SAMPLE_TOKEN
+    )
+    found, expected = learner.step(samples, measures), local.step(samples, measures)
+    assert found == pytest.approx(dict(expected), rel=tolerance, abs=tolerance)
+    assert found["learn/clipped_fraction"] == 1.0
+    steered, wanted = exported(learner)["table"].float(), local.buckets(version=1, max_bytes=1000)
+    torch.testing.assert_close(steered, tensors(wanted)["table"], rtol=tolerance, atol=tolerance)
+    found, expected = learner.step(samples), local.step(samples)
+    assert found == pytest.approx(dict(expected), rel=tolerance, abs=tolerance)
 
 
 @pytest.mark.parametrize("recompute", [False, True])

@@ -1,5 +1,7 @@
 """Stop texts, and budgets of thoughts and answers, from logits to what is handed back."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -7,6 +9,7 @@ from cispo.policy.load import bundled_tokenizer, load_tokenizer
 from cispo.types import PolicyVersion, StopReason
 from rollout.backends.base import Finished, Request, StopRules
 from rollout.sequences import Sequences
+from rollout.thinking import thinking_limit
 from rollout.token_text import THINKING_END, TokenText
 from tests.rollout.engines import engine, make_request, run, text_engine
 
@@ -140,6 +143,73 @@ def test_forced_tokens_are_no_repetition() -> None:
     # three certain tokens, a forced end, and five certain tokens
     assert len(member.token_ids) == 3 + len(encode(THINKING_END)) + 5
     assert member.stop_reason is StopReason.REPETITION
+
+
+PHRASE = "Okay, time is up. Let me stop thinking and formulate a final answer now. </think>"
+
+
+def test_the_place_of_an_interruption_is_drawn_within_the_range_by_the_members_seed() -> None:
+    params = make_request(max_thinking_tokens=12, thinking_jitter_tokens=2).sampling
+    found = [thinking_limit(params, seed=seed) for seed in range(3000)]
+    assert found == [thinking_limit(params, seed=seed) for seed in range(3000)]
+    counts = {place: found.count(place) for place in set(found)}
+    assert sorted(counts) == [10, 11, 12]
+    assert all(900 < count < 1100 for count in counts.values()), counts
+    still = replace(params, thinking_jitter_tokens=0)
+    assert {thinking_limit(still, seed=seed) for seed in range(9)} == {12}
+
+
+def test_an_interruption_is_written_whole_at_its_place_and_the_answer_follows() -> None:
+    a = encode("a")[0]
+    seeds = tuple(range(6))
+    knobs = {"thinking_jitter_tokens": 6, "interruption": PHRASE, "max_answer_tokens": 3}
+    request = make_request(seeds=seeds, max_thinking_tokens=9, max_new_tokens=99, **knobs)
+    members = play([[a]] * 6, request)
+    phrase = encode(PHRASE)
+    places = []
+    for member in members:
+        place = thinking_limit(request.sampling, seed=seeds[member.member])
+        assert member.token_ids == [a] * place + phrase + [a] * 3
+        assert member.is_sampled == [True] * place + [False] * len(phrase) + [True] * 3
+        assert list(member.logprobs[place : place + len(phrase)]) == [0.0] * len(phrase)
+        places.append(place)
+    assert len(set(places)) > 2
+
+
+def test_rows_with_other_interruptions_share_a_step() -> None:
+    a = encode("a")[0]
+    knobs = {"max_thinking_tokens": 4, "max_answer_tokens": 2, "max_new_tokens": 60}
+    members = play(
+        [[a]] * 4,
+        make_request(0, interruption="Stop. </think>", **knobs),
+        make_request(1, max_new_tokens=60),
+        make_request(2, interruption=PHRASE, **knobs),
+        make_request(3, **knobs),
+    )
+    closings = [encode("Stop. </think>"), None, encode(PHRASE), encode(THINKING_END)]
+    for member, closing in zip(members, closings, strict=True):
+        expected = [a] * 60 if closing is None else [a] * 4 + closing + [a] * 2
+        assert member.token_ids == expected
+        assert member.is_sampled.count(False) == len(closing or ())
+
+
+def test_a_suspended_member_is_interrupted_where_it_would_have_been() -> None:
+    knobs = {"max_thinking_tokens": 20, "thinking_jitter_tokens": 9, "interruption": PHRASE}
+    request = make_request(seeds=(3,), max_new_tokens=70, **knobs)
+    expected = run(text_engine()[0], request)[0, 0]
+    assert False in expected.is_sampled
+    backend, _ = text_engine(3)
+    backend.start(make_request(1, seeds=(8, 9), max_new_tokens=12))
+    backend.start(request)
+    finished = []
+    for _ in range(25):
+        finished += backend.step()
+    backend.resume(backend.suspend(0))
+    while backend.num_active:
+        finished += backend.step()
+    (member,) = (f for f in finished if f.request_id == 0)
+    assert (member.token_ids, member.logprobs) == (expected.token_ids, expected.logprobs)
+    assert member.is_sampled == expected.is_sampled
 
 
 def test_an_engine_forces_the_end_of_thoughts_and_goes_on_from_it() -> None:
