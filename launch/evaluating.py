@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 from cispo.config.evaluate import EvaluateConfig, EvaluationSetConfig
-from cispo.config.tasks import GENERATED_KINDS
+from cispo.config.tasks import FILE_KINDS, GENERATED_KINDS
 from cispo.data.build import open_table
 from cispo.errors import ConfigError
 from cispo.evaluation.answers import Answer, AnswerFile
@@ -111,8 +111,7 @@ async def _answers(
 
 def _tasks(name: str, one: EvaluationSetConfig, *, seed: int) -> list[Task]:
     source = one.source
-    is_file = source.kind not in (*GENERATED_KINDS, "huggingface")
-    if is_file and not Path(source.name).expanduser().is_file():
+    if source.kind in FILE_KINDS and not Path(source.name).expanduser().is_file():
         raise ConfigError(
             f"sets.{name}.source.name={source.name}: no such file; set data=FOLDER with the files "
             "of problems, or name the file"

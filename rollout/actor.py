@@ -10,6 +10,7 @@ import ray
 
 from cispo.config import SamplingConfig, SandboxConfig
 from cispo.config.agent import AgentConfig
+from cispo.data.tau2 import VERIFIER as CONVERSATION
 from cispo.errors import WeightSyncError, WeightTransferError
 from cispo.policy.chat import decode, render_prompt
 from cispo.seeding import stream_seed
@@ -19,6 +20,7 @@ from cispo.weights.arrival import Arrival
 from cispo.weights.collective import Circle, Meeting, receiving
 from rollout.agents import Agents
 from rollout.backends.base import EngineStatistics, Finished, Request, SamplingParams
+from rollout.conversations import Conversations
 from rollout.driver import Engine, EngineDriver
 from rollout.pulse import Pulse
 from rollout.routes import joined_routes
@@ -55,6 +57,7 @@ class RolloutActor:
         self._agent = agent or AgentConfig()
         self._sandbox = sandbox or SandboxConfig()
         self._agents: Agents | None = None
+        self._conversations: Conversations | None = None
         self._circle: Circle | None = None
         self._version = PolicyVersion(0)
 
@@ -73,6 +76,9 @@ class RolloutActor:
     ) -> list[Rollout]:
         """Sample `count` rollouts; see `cispo.ports.RolloutEngine`."""
         driver = self._started()
+        if task.is_agentic and task.verifier == CONVERSATION:
+            self._conversations = self._conversations or Conversations(driver, self._agent)
+            return await self._conversations.sample(task, count, seed=seed, sampling=sampling)
         if task.is_agentic:
             self._agents = self._agents or Agents(driver, self._agent, self._sandbox)
             return await self._agents.sample(task, count, seed=seed, sampling=sampling)

@@ -115,10 +115,10 @@ async def run_episode(
 ) -> Rollout:
     """Play one episode.
 
-    It ends when the policy submits or calls nothing more (`END_OF_TURN`), when turns or time are
-    used up (`TURN_LIMIT`), when its tokens are (`LENGTH`), and when a turn is cut off (as that
-    was). Whatever it left in its workspace by then is submitted. Where the workspace is lost on the
-    way it is `ABORTED`, and nothing can be graded.
+    It ends when the policy submits, when it calls nothing and nobody answers, or when who answers
+    is done (`END_OF_TURN`); when turns or time are used up (`TURN_LIMIT`), when its tokens are
+    (`LENGTH`), and when a turn is cut off (as that was). Whatever it left in its workspace by then
+    is submitted. Where the workspace is lost on the way it is `ABORTED`, and nothing can be graded.
 
     Args:
         task: The task.
@@ -195,15 +195,21 @@ async def _play(
 
 
 async def _carry_out(said: str, tools: Toolbox) -> tuple[list[Message], bool]:
-    """Carry out the calls of a turn; return what came of them, and whether the policy is done."""
+    """Carry out the calls of a turn; return what came of them, and whether the policy is done.
+
+    A turn without a call is for whoever the policy speaks with.
+    """
     try:
-        calls = parse_tool_calls(said).tool_calls
+        turn = parse_tool_calls(said)
     except ToolCallError as error:
         return [Message(role="tool", content=f"error: {error}")], False
+    if not turn.tool_calls:
+        heard = await tools.tell(turn.content)
+        return [Message(role="user", content=heard.text)], heard.ends_episode
     results: list[Message] = []
-    for call in calls:
+    for call in turn.tool_calls:
         result = await tools.call(call)
         if result.ends_episode:
             return results, True
         results.append(Message(role="tool", content=result.text, name=readable(call.name)))
-    return results, not calls
+    return results, False

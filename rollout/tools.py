@@ -66,6 +66,9 @@ class Toolbox(Protocol):
     async def call(self, call: ToolCall) -> ToolResult:
         """Do what the policy asks."""
 
+    async def tell(self, text: str) -> ToolResult:
+        """Say something that is no call; where nobody listens the episode ends."""
+
     async def submission(self) -> str:
         """Return what is graded."""
 
@@ -114,6 +117,10 @@ class RepositoryTools:
             case _:
                 text = f"error: no tool {_short(call.name)!r}; there are bash, view, edit, submit"
         return ToolResult(shortened(readable(text), self._max_characters))
+
+    async def tell(self, text: str) -> ToolResult:
+        """Take a turn without a call as the end of the work."""
+        return ToolResult("", ends_episode=True)
 
     async def submission(self) -> str:
         """Return the diff of the repository; empty where it is too large to be one.

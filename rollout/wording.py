@@ -6,24 +6,30 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
-from cispo.policy.chat import decode, render_continuation, render_prompt
+from cispo.policy.chat import Tool, decode, render_continuation, render_prompt
 from cispo.types import Message, Task
 
 
 class ChatWording:
     """A chat template as `rollout.episode.Wording`.
 
+    Args:
+        tokenizer: With a chat template.
+        tools: Functions that the template lists, see `cispo.policy.chat.render_prompt`; none where
+            the task's own words name them.
+
     Raises:
         ConfigError: The template cannot show the policy what tools answer.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, tools: Sequence[Tool] = ()) -> None:
         self._tokenizer = tokenizer
+        self._tools = tools
         self.results([Message(role="tool", content="ok", name="tool")])  # refused before it is used
 
     def prompt(self, task: Task) -> list[int]:
         """Return the tokens up to where the policy begins to speak."""
-        return render_prompt(self._tokenizer, task.messages)
+        return render_prompt(self._tokenizer, task.messages, tools=self._tools)
 
     def text(self, token_ids: Sequence[int], *, has_ended: bool) -> str:
         """Return what the policy said; a token that ended the turn is no part of it."""

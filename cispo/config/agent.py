@@ -1,13 +1,28 @@
-"""Configuration of the agent's budgets in software-engineering tasks."""
+"""Configuration of agents: budgets of their episodes, and who they speak with."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from cispo.config.require import require
 
 
 @dataclass(slots=True, kw_only=True)
+class UserConfig:
+    """The model that plays the user in conversations of tau2, behind an OpenAI-compatible server.
+
+    Attributes:
+        model: Its name; null for none.
+        url: Base address, such as `http://host:8000/v1`; null for OpenAI's own.
+        api_key_variable: Environment variable that holds the key.
+    """
+
+    model: str | None = None
+    url: str | None = None
+    api_key_variable: str = "OPENAI_API_KEY"
+
+
+@dataclass(slots=True, kw_only=True)
 class AgentConfig:
-    """Episodes of an agent in a repository; `sampling.max_new_tokens` bounds one turn.
+    """Episodes of an agent with tools; `sampling.max_new_tokens` bounds one turn.
 
     Attributes:
         max_turns: Turns of the policy.
@@ -20,6 +35,7 @@ class AgentConfig:
         max_processes: Processes and threads of a jail.
         write_bytes: What may be written to the repository and to `/tmp`.
         max_result_characters: Of what a tool says; the middle of more is left out.
+        user: Who it speaks with.
     """
 
     max_turns: int = 30
@@ -32,8 +48,10 @@ class AgentConfig:
     max_processes: int = 128
     write_bytes: int = 512 * 2**20
     max_result_characters: int = 8000
+    user: UserConfig = field(default_factory=UserConfig)
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            require(value > 0, f"rollout.agent.{item.name}", value, "must be > 0")
+            if item.name != "user":
+                require(value > 0, f"rollout.agent.{item.name}", value, "must be > 0")

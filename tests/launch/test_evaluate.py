@@ -37,6 +37,9 @@ OF_SHARED_DATA = (
     *("aime24", "aime25", "amc23", "math500", "gsm8k", "humaneval", "mbpp", "stdio"),
     "mr_niah_published",
 )
+OF_TAU2 = ("tau2_airline", "tau2_retail", "tau2_telecom")
+"""Conversations, which no single answer wins: see tests/rollout/test_conversation.py."""
+
 NO_ANSWER_IS_KNOWN = ("stdio",)
 """Its file has tests and no solutions: a policy cannot be perfect, only wrong."""
 
@@ -96,7 +99,7 @@ def check_perfect_and_wrong(sets: Sequence[str], folder: Path, *overrides: str, 
 
 def test_no_set_is_left_out_of_these_tests() -> None:
     sets = {path.stem for path in (ROOT / "conf" / "evaluation_set").glob("*.yaml")}
-    assert sets == {*MADE_HERE, *IN_A_SANDBOX, *OF_A_HUB, *OF_SHARED_DATA}
+    assert sets == {*MADE_HERE, *IN_A_SANDBOX, *OF_A_HUB, *OF_SHARED_DATA, *OF_TAU2}
 
 
 def test_a_perfect_policy_scores_one_and_a_wrong_one_zero(tmp_path: Path) -> None:

@@ -102,4 +102,4 @@ async def test_no_sandbox_is_needed_where_no_programs_run(monkeypatch: pytest.Mo
 
 
 async def test_the_names_of_verifiers_are_known() -> None:
-    assert known_verifiers() == {"math", "logic", "recall", "code", "judge", "swe"}
+    assert known_verifiers() == {"math", "logic", "recall", "code", "judge", "swe", "tau2"}

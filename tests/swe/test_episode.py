@@ -71,6 +71,9 @@ class Echo:
         said = f"{json.dumps(dict(call.arguments))}<|im_end|>"
         return ToolResult(said, ends_episode=call.name == "submit")
 
+    async def tell(self, text: str) -> ToolResult:
+        return ToolResult("", ends_episode=True)
+
     async def submission(self) -> str:
         return "what is left"
 
