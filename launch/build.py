@@ -13,6 +13,7 @@ from cispo.checkpoint import Checkpoints
 from cispo.config import AdvantageKind, AnchorKind, RunConfig
 from cispo.evaluate import HeldOutEvaluator
 from cispo.learner.group import LearnerGroup
+from cispo.learner.seats import reserve_seats
 from cispo.meters import Meters
 from cispo.overlap import WorkTimes
 from cispo.ports import Progress, Tracker
@@ -27,6 +28,7 @@ from cispo.weights.sync import Broadcasts, Publisher
 from launch.preflight import CheckedTasks
 from launch.recipe import Recipe
 from launch.resume import Resume
+from launch.shared_folders import anywhere
 from rewards.pool import RewardPool
 from rollout.pool import RolloutPool
 
@@ -124,11 +126,14 @@ async def _start_actors(
     dump: Callable[[], Dump],
 ) -> tuple[LearnerGroup, RolloutPool, RewardPool]:
     seconds = cfg.cluster.startup_seconds
+    policy = anywhere(cfg.policy)
+    seats = await reserve_seats(cfg.learner, seconds=seconds, progress=progress)
+    stack.callback(seats.free)
     async with asyncio.TaskGroup() as starting:
         learner = starting.create_task(
             _started(
                 LearnerGroup.start(
-                    cfg.policy,
+                    policy,
                     cfg.learner,
                     cfg.objective,
                     temperature=cfg.rollout.sampling.temperature,
@@ -137,6 +142,7 @@ async def _start_actors(
                     progress=progress,
                     work=work,
                     dump=dump,
+                    seats=seats,
                 ),
                 LearnerGroup.stop,
                 stack,
@@ -145,7 +151,7 @@ async def _start_actors(
         engine = starting.create_task(
             _started(
                 RolloutPool.start(
-                    cfg.policy,
+                    policy,
                     cfg.rollout,
                     startup_seconds=seconds,
                     sandbox=cfg.sandbox,

@@ -17,13 +17,19 @@ from launch.reaper import reaped
 
 ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Set before Ray is imported. One thread a process: two are 4-5 times slower on shared cores."""
+
+_OF_OUR_OWN = {"RAY_AUTH_MODE": "disabled"}
+"""The same for a cluster of our own, which answers this machine alone."""
+
+_FORWARDED = ("NCCL_", "TORCH_NCCL_", "GLOO_", "UCX_", "FI_", "HF_HOME", "HF_HUB_")
+"""How variables begin that all actors get from the driver's environment: how processes talk to each
+other, and where models are cached. No secrets: Ray shows them to whoever sees the cluster."""
 
 _REACH_SECONDS = 5.0
 
@@ -47,7 +53,8 @@ def ray_cluster(
     Raises:
         ConfigError: There is no cluster at the address.
     """
-    for name, value in ENVIRONMENT.items():
+    is_own = cluster.address is None
+    for name, value in {**ENVIRONMENT, **(_OF_OUR_OWN if is_own else {})}.items():
         os.environ.setdefault(name, value)
     warnings.filterwarnings("ignore", category=FutureWarning, module="ray")
     import ray
@@ -58,7 +65,7 @@ def ray_cluster(
         "object_store_memory": cluster.object_store_bytes,
         "include_dashboard": False,
     }
-    options: dict[str, Any] = local if cluster.address is None else {"address": cluster.address}
+    options: dict[str, Any] = local if is_own else {"address": cluster.address}
     others = descendants(os.getpid())
     heeding = signal.getsignal(signal.SIGTERM)
     for attempt in (1, 2):
@@ -66,14 +73,15 @@ def ray_cluster(
             ray.init(
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": dict(environment or {})},
+                runtime_env={"env_vars": {**forwarded(os.environ), **(environment or {})}},
                 **options,
             )
             break
         except ConnectionError as error:
             raise ConfigError(
                 f"cluster.address={cluster.address}: no Ray cluster answers there; start one with "
-                "`ray start`, or use cluster=local"
+                "`ray start`, or use cluster=local. One that was started with a token needs the "
+                "same RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH here"
             ) from error
         except Exception:
             ray.shutdown()
@@ -86,6 +94,11 @@ def ray_cluster(
             yield
         finally:
             ray.shutdown()
+
+
+def forwarded(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those variables of the driver that actors on all nodes need too."""
+    return {name: value for name, value in environment.items() if name.startswith(_FORWARDED)}
 
 
 def ask_elsewhere(host: str, processes: Sequence[Incarnation]) -> None:

@@ -14,12 +14,15 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cispo.config import ExportConfig, RunConfig, SftConfig
 from cispo.config.admit import AdmitConfig
+from cispo.config.doctor import DoctorConfig
 from cispo.config.evaluate import EvaluateConfig
 from cispo.config.plan import PlanConfig
 from cispo.config.prepare import PrepareConfig
 from cispo.config.score import ScoreConfig
 from cispo.config.serve import ServeConfig
+from cispo.config.watch import WatchConfig
 from cispo.errors import CispoError
+from launch.sweeps import job_of_sweep, set_apart
 from launch.typed import schema_at, to_typed, unknown_key
 
 Schema = TypeVar("Schema")
@@ -34,6 +37,8 @@ SCHEMAS: Mapping[str, type] = {
     "prepare": PrepareConfig,
     "serve": ServeConfig,
     "export": ExportConfig,
+    "watch": WatchConfig,
+    "doctor": DoctorConfig,
 }
 """What each command's configuration is checked by; `conf/NAME.yaml` begins with `NAME_schema`."""
 
@@ -45,23 +50,34 @@ def run_command(
 
     Exit codes: 0 done, 2 a user's error, refused with one message and no traceback. Any other
     exception is a defect and keeps its traceback; `HYDRA_FULL_ERROR=1` shows that of a user's
-    error too.
+    error too. In a sweep (`--multirun`) the other jobs go on after one that was refused.
     """
     _store_schemas()
+    arguments = sys.argv[1:]
     wants_traceback = os.environ.get("HYDRA_FULL_ERROR", "0") != "0"
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises instead of printing, and we phrase it
 
     @hydra.main(version_base="1.3", config_path="pkg://conf", config_name=config_name)
     def composed(config: DictConfig) -> None:
+        job = job_of_sweep(arguments)
         try:
+            if job is not None:
+                set_apart(config, job, config_name=config_name)
             body(to_typed(config, schema), OmegaConf.to_yaml(config, resolve=True))
         except CispoError as error:
             if wants_traceback:
                 raise
-            _refuse(str(error))
+            if job is None:
+                _refuse(str(error))
+            print(f"error: {job}: {error}", file=sys.stderr)
+            raise
 
     try:
         composed()
+    except CispoError:
+        if wants_traceback:
+            raise
+        _refuse("not all jobs of the sweep have succeeded; see above")
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise

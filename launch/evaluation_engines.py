@@ -46,12 +46,15 @@ async def open_engines(cfg: EvaluateConfig, progress: Progress) -> AsyncIterator
             yield await LocalEngine.start(make, cfg.rollout, cfg.sandbox)
         case "ray":
             from launch.cluster import ray_cluster
+            from launch.nodes import wait_for_nodes
+            from launch.shared_folders import anywhere
             from rollout.pool import RolloutPool
 
             needed = cfg.rollout.num_actors * cfg.rollout.num_cpus
             with ray_cluster(cfg.cluster, required_cpus=needed):
+                wait_for_nodes(cfg.cluster, progress)
                 pool = await RolloutPool.start(
-                    cfg.policy,
+                    anywhere(cfg.policy),
                     cfg.rollout,
                     startup_seconds=cfg.cluster.startup_seconds,
                     sandbox=cfg.sandbox,

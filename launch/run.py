@@ -19,6 +19,7 @@ from launch.build import build_parts
 from launch.cluster import ask_elsewhere, ray_cluster
 from launch.converting import convert_for
 from launch.interrupts import Interrupted, Interrupts
+from launch.joining import check_cluster
 from launch.preflight import CheckedTasks, make_run_dir
 from launch.processes import end_now
 from launch.recipe import make_recipe
@@ -71,6 +72,7 @@ def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Res
             ),
         ):
             console.progress.finish(_STARTING)
+            check_cluster(cfg, folder, resume, console.progress)
             num_done = run.train(resume)
     if interrupts.signal is not None and num_done < cfg.iterations:
         print(f"stopped by {interrupts.signal.name}; {run.way_on()}", flush=True)

@@ -46,6 +46,7 @@ class ActorSource:
             num_cpus=self._rollout.num_cpus,
             num_gpus=self._rollout.num_gpus,
             max_concurrency=_MAX_REQUESTS,
+            scheduling_strategy="SPREAD",
             runtime_env={"env_vars": _ENVIRONMENT},
         )
         return actor.remote(name, self._make_engine, self._rollout.agent, self._sandbox)

@@ -5,7 +5,8 @@ The classes are not frozen because the configuration library would make such nod
 fail to compose them.
 """
 
-from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
+from cispo.config.actors import RewardConfig, RolloutConfig
+from cispo.config.cluster import ClusterConfig
 from cispo.config.export import ExportConfig
 from cispo.config.judge import JudgeConfig
 from cispo.config.learner import Decay, LearnerConfig, Offload, OptimizerConfig

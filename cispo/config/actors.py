@@ -1,4 +1,4 @@
-"""Configuration of rollout actors, reward workers, sandboxes and the cluster."""
+"""Configuration of rollout actors and reward workers."""
 
 from dataclasses import dataclass, field
 
@@ -154,20 +154,3 @@ class RewardConfig:
             self.judge.url,
             "the verifier 'judge' needs the address of a model",
         )
-
-
-@dataclass(slots=True, kw_only=True)
-class ClusterConfig:
-    """Ray.
-
-    Attributes:
-        address: Address of a running cluster; None starts one on this machine.
-        num_cpus: CPUs that a new local cluster claims; None takes all.
-        object_store_bytes: Object store of a new local cluster.
-        startup_seconds: Wall time to wait for actors before the run stops and names those missing.
-    """
-
-    address: str | None = None
-    num_cpus: int | None = None
-    object_store_bytes: int = 512 * 2**20
-    startup_seconds: float = 180.0

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
+from cispo.config.actors import RewardConfig, RolloutConfig
+from cispo.config.cluster import ClusterConfig
 from cispo.config.policy import PolicyConfig, SamplingConfig
 from cispo.config.require import require
 from cispo.config.sandbox import SandboxConfig

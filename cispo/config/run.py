@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from cispo.config.actors import ClusterConfig, RewardConfig, RolloutConfig
+from cispo.config.actors import RewardConfig, RolloutConfig
+from cispo.config.cluster import ClusterConfig
 from cispo.config.learner import Decay, LearnerConfig, OptimizerConfig
 from cispo.config.length_window import LengthWindowConfig
 from cispo.config.objective import AnchorKind, ObjectiveConfig
@@ -54,7 +55,8 @@ class RunConfig:
         max_staleness: Versions that a rollout may lag behind; 0 is synchronous.
         checkpoint_every: Iterations between checkpoints; 0 writes only the last.
         keep_checkpoints: Newest checkpoints that are kept.
-        resume: Run folder or checkpoint to continue from.
+        resume: Run folder or checkpoint to continue from; `auto` continues in `run_dir` where that
+            has a checkpoint, and starts afresh where it has none.
         max_restarts: Times in a row that the learner starts again from the last checkpoint after
             ranks were lost, without a new checkpoint in between; 0 ends the run at once.
     """

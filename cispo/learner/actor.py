@@ -1,7 +1,7 @@
 """One rank of the learner as a Ray actor: a shell that holds no decision of its own."""
 
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,6 +17,7 @@ from cispo.errors import WeightSyncError
 from cispo.learner.local import LocalLearner
 from cispo.learner.losses import process_name
 from cispo.learner.rule import update_rule
+from cispo.learner.seats import Seats
 from cispo.policy.base import Policy
 from cispo.stacks import offer_stacks
 from cispo.types import Metrics, PolicyVersion, Sample
@@ -157,3 +158,16 @@ class LearnerActor:
         if not isinstance(self._outlet, CollectiveOutlet) or self._outlet.version != version:
             raise WeightSyncError(f"the learner does not keep policy version {version}")
         return [StoredBucket.put(bucket) for bucket in self._outlet.kept]
+
+
+def start_rank(
+    rank: int, learner: LearnerConfig, environment: Mapping[str, str], seats: Seats | None
+) -> Any:
+    """Ask Ray for one rank and return its handle; it may not be there yet."""
+    actor = ray.remote(LearnerActor).options(
+        num_cpus=learner.num_cpus,
+        num_gpus=learner.num_gpus,
+        runtime_env={"env_vars": environment},
+        scheduling_strategy=seats.strategy(rank) if seats else "DEFAULT",
+    )
+    return actor.remote(rank)

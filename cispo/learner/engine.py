@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch.optim import Optimizer
 
 from cispo.config import Offload
+from cispo.interface import meet_through
 from cispo.learner.statistics import Statistics
 from cispo.policy.base import Policy
 
@@ -36,6 +37,7 @@ def join_process_group(*, rank: int, num_ranks: int, host: str, port: int) -> No
         MASTER_ADDR=host,
         MASTER_PORT=str(port),
     )
+    meet_through(host)
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     # On CPU DeepSpeed would compile a shared-memory extension here, for minutes, for nothing.
     vars(importlib.import_module("deepspeed.comm.torch"))["build_shm_op"] = lambda: None

@@ -15,10 +15,11 @@ from cispo.arrivals import missing_after
 from cispo.config import LearnerConfig, ObjectiveConfig, PolicyConfig
 from cispo.counter_measures import NO_MEASURES, CounterMeasures
 from cispo.errors import LearnerError
-from cispo.learner.actor import LearnerActor
+from cispo.learner.actor import start_rank
 from cispo.learner.build import build_policy
 from cispo.learner.environment import learner_environment
 from cispo.learner.losses import hung, names_of, raise_worst
+from cispo.learner.seats import Seats
 from cispo.naming import naming
 from cispo.overlap import WorkTimes
 from cispo.policy.base import Policy
@@ -75,6 +76,7 @@ class LearnerGroup:
         progress: Progress | None = None,
         work: WorkTimes | None = None,
         dump: Callable[[], Dump] | None = None,
+        seats: Seats | None = None,
     ) -> "LearnerGroup":
         """Start all ranks and wait until they have built the policy and met.
 
@@ -88,6 +90,7 @@ class LearnerGroup:
             progress: Told which ranks are waited for.
             work: Told when they take a step.
             dump: Dumps the stacks of all processes, for the message about ranks that hang.
+            seats: Where the ranks live; None leaves it to Ray.
 
         Raises:
             LearnerError: Ranks were not ready in time, or died; the message names them.
@@ -102,6 +105,7 @@ class LearnerGroup:
             progress=progress,
             work=work,
             dump=dump,
+            seats=seats,
             is_lean=policy.recompute_layers,
         )
 
@@ -117,17 +121,14 @@ class LearnerGroup:
         progress: Progress | None = None,
         work: WorkTimes | None = None,
         dump: Callable[[], Dump] | None = None,
+        seats: Seats | None = None,
         is_lean: bool = False,
     ) -> "LearnerGroup":
         """Start ranks around a policy of any make; see `start` and `learner_environment`."""
-        actor = ray.remote(LearnerActor).options(
-            num_cpus=learner.num_cpus,
-            num_gpus=learner.num_gpus,
-            runtime_env={"env_vars": learner_environment(learner, is_lean=is_lean)},
-        )
         deadline = time.monotonic() + startup_seconds
+        environment = learner_environment(learner, is_lean=is_lean)
         group = cls(
-            [actor.remote(rank) for rank in range(learner.num_ranks)],
+            [start_rank(rank, learner, environment, seats) for rank in range(learner.num_ranks)],
             work=work,
             progress=progress,
             step_seconds=learner.step_seconds,
@@ -178,7 +179,7 @@ class LearnerGroup:
 
     async def save(self, folder: Path) -> None:
         """Write weights, optimizer and schedule into a folder that all ranks can reach."""
-        await self._on_all("save", folder)
+        await self._on_all("save", _full_path(folder))
 
     async def restore(self, folder: Path) -> None:
         """Read what `save` wrote.
@@ -186,7 +187,7 @@ class LearnerGroup:
         Raises:
             CheckpointError: There is nothing, or it is another learner's.
         """
-        await self._on_all("restore", folder)
+        await self._on_all("restore", _full_path(folder))
 
     async def export_weights(
         self,
@@ -276,6 +277,11 @@ class LearnerGroup:
                 f"{ray.available_resources().get('GPU', 0.0):g} GPUs free"
             )
         return [wait.result() for wait in waits]
+
+
+def _full_path(folder: Path) -> Path:
+    """The path for ranks, which may stand in another folder."""
+    return folder.absolute()
 
 
 def _errors(waits: Sequence[asyncio.Future[Any]]) -> dict[int, BaseException]:

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributed import PrefixStore, ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
 
 from cispo.errors import WeightSyncError, WeightTransferError
+from cispo.interface import meet_through
 from cispo.types import PolicyVersion
 from cispo.weights.buckets import WeightBucket, fresh_buffer
 from cispo.weights.outlet import TwoBuffers
@@ -71,6 +72,7 @@ class Circle:
         self.meeting = meeting
         self._timeout = timedelta(seconds=meeting.timeout_seconds)
         self._device = torch.device("cuda" if meeting.backend == "nccl" else "cpu")
+        meet_through(meeting.host)
         try:
             client = TCPStore(
                 meeting.host,

@@ -1,0 +1,172 @@
+"""Refuses a run whose nodes do not all see its folders, or would run other code."""
+
+import hashlib
+import platform
+import socket
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from cispo.config import PolicyConfig
+from cispo.errors import ConfigError
+from launch.nodes import Node
+
+_PACKAGES = ("cispo", "rollout", "rewards", "sandboxes", "launch")
+_LIBRARIES = ("torch", "deepspeed", "transformers", "numpy", "safetensors")
+_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What a process on one node finds there.
+
+    Attributes:
+        entries: Names in each folder that all should see, by the folder; None where it is not.
+        marks: Whether a file that the driver has just written is there, by its path.
+        versions: Of the interpreter and of libraries, by name; empty where one is not installed.
+        code: Digest of this project's source files.
+        home: Folder from which they were imported.
+    """
+
+    entries: Mapping[Path, tuple[str, ...] | None]
+    marks: Mapping[Path, bool]
+    versions: Mapping[str, str]
+    code: str
+    home: str
+
+
+def anywhere(policy: PolicyConfig) -> PolicyConfig:
+    """The same policy for processes that stand elsewhere: a folder gets its full path."""
+    if policy.path is None or not (path := Path(policy.path).expanduser()).exists():
+        return policy
+    return replace(policy, path=str(path.absolute()))
+
+
+def look(read: Sequence[Path], marks: Sequence[Path]) -> Sight:
+    """Look around on the node where this is called."""
+    home = Path(str(import_module("launch").__file__)).parents[1]
+    return Sight(
+        entries={folder: _entries(folder) for folder in read},
+        marks={mark: mark.is_file() for mark in marks},
+        versions={
+            "Python": platform.python_version(),
+            **{name: _version(name) for name in _LIBRARIES},
+        },
+        code=_digest(home),
+        home=str(home),
+    )
+
+
+def check_nodes(
+    nodes: Sequence[Node], *, written: Mapping[str, Path], read: Mapping[str, Path]
+) -> None:
+    """Look around on every node, and compare with what the driver sees.
+
+    Args:
+        nodes: All nodes of the cluster.
+        written: Folders into which the driver or actors write and from which others read, by their
+            key in the configuration.
+        read: Folders from which all read, likewise.
+
+    Raises:
+        ConfigError: A node sees another folder or none, has other code or other versions of
+            libraries, or cannot import the project; the message names the node.
+    """
+    marks = {key: folder / f".seen-{uuid.uuid4().hex}" for key, folder in written.items()}
+    for mark in marks.values():
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        own = look([*read.values()], [*marks.values()])
+        faults = [
+            fault
+            for node, sight in _looked(nodes, [*read.values()], [*marks.values()])
+            if (fault := _fault(node, sight, own, marks=marks, read=read))
+        ]
+    finally:
+        for mark in marks.values():
+            mark.unlink(missing_ok=True)
+    if faults:
+        raise ConfigError("; ".join(faults))
+
+
+def _looked(
+    nodes: Sequence[Node], read: Sequence[Path], marks: Sequence[Path]
+) -> list[tuple[Node, Sight | str]]:
+    """What each node sees, or why it cannot look."""
+    import ray
+    from ray.exceptions import RayError
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    calls = {}
+    for node in nodes:
+        there = NodeAffinitySchedulingStrategy(node_id=node.node_id, soft=False)
+        task = ray.remote(look).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
+        calls[node.node_id] = task.remote(read, marks)
+    found: list[tuple[Node, Sight | str]] = []
+    for node in nodes:
+        try:
+            found.append((node, ray.get(calls[node.node_id], timeout=_SECONDS)))
+        except RayError as error:
+            found.append((node, str(error).strip().splitlines()[-1]))
+    return found
+
+
+def _fault(
+    node: Node,
+    sight: Sight | str,
+    own: Sight,
+    *,
+    marks: Mapping[str, Path],
+    read: Mapping[str, Path],
+) -> str:
+    """What is wrong on a node, in a sentence; empty where nothing is."""
+    if isinstance(sight, str):
+        return (
+            f"{node} cannot run this project ({sight}); install it there, or share the folder "
+            f"{own.home}"
+        )
+    for key, mark in marks.items():
+        if not sight.marks[mark]:
+            return (
+                f"{key}={mark.parent}: {node} does not see what {socket.gethostname()} writes "
+                "there; put it on a file system that all nodes share"
+            )
+    for key, folder in read.items():
+        if sight.entries[folder] != own.entries[folder]:
+            seen = "no such folder" if sight.entries[folder] is None else "other files"
+            return f"{key}={folder}: {node} sees {seen} there; share it, or copy it to all nodes"
+    for name, here in own.versions.items():
+        if sight.versions[name] != here:
+            there = sight.versions[name] or "none"
+            return f"{node} has {name} {there}, {socket.gethostname()} has {here}"
+    if sight.code != own.code:
+        return f"{node} has other code in {sight.home} than {socket.gethostname()} in {own.home}"
+    return ""
+
+
+def _entries(folder: Path) -> tuple[str, ...] | None:
+    try:
+        return tuple(sorted(entry.name for entry in folder.iterdir()))
+    except OSError:
+        return None
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _digest(home: Path) -> str:
+    """Digest of names and contents of all source files of the project."""
+    hasher = hashlib.sha256()
+    for package in _PACKAGES:
+        for file in sorted((home / package).rglob("*.py")):
+            hasher.update(f"{file.relative_to(home)}\0".encode())
+            hasher.update(file.read_bytes())
+    return hasher.hexdigest()
