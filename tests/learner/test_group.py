@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,13 @@ import torch
 from torch import Tensor
 
 from cispo.config import LearnerConfig, ObjectiveConfig, OptimizerConfig, PolicyConfig
-from cispo.errors import ConfigError, DivergedError, LearnerError, LearnerLostError
+from cispo.errors import (
+    CheckpointError,
+    ConfigError,
+    DivergedError,
+    LearnerError,
+    LearnerLostError,
+)
 from cispo.learner.build import build_policy
 from cispo.learner.group import LearnerGroup
 from cispo.stacks import Dump
@@ -126,12 +133,15 @@ async def test_every_learner_has_the_gradient_of_the_reference(
 async def test_after_a_rank_died_the_error_names_it_and_a_new_group_continues_to_the_bit(
     tmp_path: Path,
 ) -> None:
+    """The ranks share rows, and one of them had no room for another checkpoint before."""
     updates = [random_samples(7, seed=seed, vocabulary=1024) for seed in range(4)]
-    group = await start(ADAMW, num_ranks=2, zero_stage=1)
+    group = await start(ADAMW, num_ranks=2, zero_stage=1, sequence_parallel=2)
     try:
         first = await group.step(updates[0])
         await group.step(updates[1])
-        await group.save(tmp_path)
+        (saved := tmp_path / "saved").mkdir()
+        await group.save(saved)
+        await refuse_a_full_disk_of_one_rank(group, tmp_path)
         expected = [await group.step(update) for update in updates[2:]]
         final = await weights(group)
         ray.kill(group._ranks[1])
@@ -143,15 +153,27 @@ async def test_after_a_rank_died_the_error_names_it_and_a_new_group_continues_to
         group.stop()
     norm = by_hand(updates[0])[0]["learn/grad_norm"]
     assert first["learn/grad_norm"] == pytest.approx(norm, rel=1e-5)
-    successor = await start(ADAMW, num_ranks=2, zero_stage=1)
+    successor = await start(ADAMW, num_ranks=2, zero_stage=1, sequence_parallel=2)
     try:
-        await successor.restore(tmp_path)
+        await successor.restore(saved)
         assert [await successor.step(update) for update in updates[2:]] == expected
         found = await weights(successor)
         await blame_a_rank_that_hangs(successor, updates[0])
     finally:
         successor.stop()
     assert all(torch.equal(found[name], final[name]) for name in final)
+
+
+async def refuse_a_full_disk_of_one_rank(group: LearnerGroup, folder: Path) -> None:
+    """Let rank 1 write short files only; no rank waits for ever at a barrier."""
+    kind = resource.RLIMIT_FSIZE
+    limits = await group._ranks[1].__ray_call__.remote(lambda _: resource.getrlimit(kind))
+    short = (50_000, limits[1])
+    await group._ranks[1].__ray_call__.remote(lambda _: resource.setrlimit(kind, short))
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        with pytest.raises(CheckpointError, match=r"^zero_pp_rank_1_.*\(.* bytes are free\)$"):
+            await group.save(folder)
+    await group._ranks[1].__ray_call__.remote(lambda _: resource.setrlimit(kind, limits))
 
 
 async def blame_a_rank_that_hangs(group: LearnerGroup, samples: Sequence[Sample]) -> None:
