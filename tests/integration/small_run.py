@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -64,17 +64,27 @@ def finish(process: subprocess.Popen[str]) -> str:
     return output
 
 
-def cold_start(folders: pytest.TempPathFactory) -> str:
-    """A policy that was barely trained on sums and programs, made once for all tests of a call."""
+def once(folders: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A folder that is made by the first of all tests, on all workers, that asks for it."""
     own = folders.getbasetemp()
-    shared = own.parent if "PYTEST_XDIST_WORKER" in os.environ else own
-    folder = shared / "cold_start"
-    few = ("steps=60", "batch_tasks=16", f"tasks.sources=[{SUMS}, {PROGRAMS}]")
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / name
+    made = folder.with_suffix(".made")
     with FileLock(f"{folder}.lock"):
-        if not (folder / "policy" / "model.safetensors").exists():
-            experiment = ("experiment=smoke_cold_start", "tracking.wandb_mode=disabled")
-            finish(start("launch.sft", *experiment, *few, f"run_dir={folder}", "overwrite=true"))
-    return str(folder / "policy")
+        if not made.exists():
+            make(folder)
+            made.touch()
+    return folder
+
+
+def cold_start(folders: pytest.TempPathFactory) -> str:
+    """A policy that was barely trained on sums and programs."""
+    experiment = ("experiment=smoke_cold_start", "tracking.wandb_mode=disabled")
+    few = ("steps=60", "batch_tasks=16", f"tasks.sources=[{SUMS}, {PROGRAMS}]")
+
+    def make(folder: Path) -> None:
+        finish(start("launch.sft", *experiment, *few, f"run_dir={folder}", "overwrite=true"))
+
+    return str(once(folders, "cold_start", make) / "policy")
 
 
 def processes(mark: str, kind: str) -> list[int]:
