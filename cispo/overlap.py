@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from cispo.spans import ENGINE, LEARNER, Spans
 from cispo.types import Metrics
 
 _LEARNER = ""
@@ -19,12 +20,18 @@ class WorkTimes:
 
     Args:
         num_engines: Engines over which times are averaged, those included that are not there.
+        spans: Told when each of them begins and ends.
         clock: Seconds from an arbitrary zero.
     """
 
     def __init__(
-        self, *, num_engines: int = 1, clock: Callable[[], float] = time.perf_counter
+        self,
+        *,
+        num_engines: int = 1,
+        spans: Spans | None = None,
+        clock: Callable[[], float] = time.perf_counter,
     ) -> None:
+        self._spans = spans or Spans()
         self._num_engines = num_engines
         self._clock = clock
         self._at_work: Counter[str] = Counter()
@@ -34,13 +41,13 @@ class WorkTimes:
     @contextmanager
     def engine(self, name: str) -> Iterator[None]:
         """Count the block as work of this engine; blocks of one engine may overlap."""
-        with self._work_of(name):
+        with self._work_of(name), self._spans(f"{ENGINE}{name}"):
             yield
 
     @contextmanager
     def learner(self) -> Iterator[None]:
         """Count the block as work of the learner."""
-        with self._work_of(_LEARNER):
+        with self._work_of(_LEARNER), self._spans(LEARNER):
             yield
 
     async def lap(self) -> Metrics:

@@ -7,6 +7,7 @@ from typing import Any, Protocol, Self
 
 from cispo.types import (
     Group,
+    Lesson,
     Metrics,
     PolicyVersion,
     Rollout,
@@ -186,9 +187,17 @@ class Tracker(Protocol):
         """Record the metrics of one iteration; step 0 is before the first."""
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
-        """Record rollouts: those of one iteration, dropped groups included, or of an evaluation."""
+        """Record rollouts: those of one iteration, dropped groups included, or of an evaluation.
+
+        `lessons` are what was learned from, where anything was.
+        """
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Record the run's summary and close."""

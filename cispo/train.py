@@ -11,6 +11,7 @@ from typing import TypeAlias
 
 from cispo.anchor import Anchor, behaviour
 from cispo.diagnostics import describe, in_task_order, speeds
+from cispo.lessons import Review, unmeasured
 from cispo.phases import Phases
 from cispo.ports import (
     Checkpoints,
@@ -46,6 +47,7 @@ class Parts:
         progress: Shows what the run does now.
         stop: Asks the run to end early.
         anchor: Decides what the ratio divides by.
+        review: Looks back at what was learned from, for the tracker.
         schedule: Changes what is sampled and learned next, by what the iteration shows.
     """
 
@@ -60,6 +62,7 @@ class Parts:
     progress: Progress
     stop: StopRequest = field(default_factory=StopRequest)
     anchor: Anchor = behaviour
+    review: Review = unmeasured
     schedule: Schedule = field(default_factory=Schedules)
 
 
@@ -117,8 +120,9 @@ async def train(
                     if update:
                         learned.append(await parts.learner.step(update))  # ascend J_CISPO
                     parts.progress.advance("learn")
+                lessons = await parts.review(samples)
             sampled = in_task_order(groups, stream.dropped)
-            parts.tracker.record(step, sampled)
+            parts.tracker.record(step, sampled, lessons=lessons)
             metrics = describe(groups, samples, learned, version=version, dropped=stream.dropped)
             metrics |= parts.schedule.observe(sampled)  # length window, curriculum
             with phase("publish", total=1):

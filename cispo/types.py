@@ -249,3 +249,17 @@ class Sample:
                 f"sample of {self.rollout.task_id}: {len(self.anchor_logprobs)} anchors for "
                 f"{length} tokens"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lesson:
+    """What an iteration made of a sample, for people who look at single rollouts.
+
+    Attributes:
+        sample: What was learned from.
+        logprobs: [t] with t <= T, in nats: log pi of its first tokens after the iteration's
+            updates, 0.0 off the action mask; empty where nobody measured it.
+    """
+
+    sample: Sample
+    logprobs: Sequence[float] = ()

@@ -30,3 +30,12 @@ def sampled_runs(starts: Sequence[tuple[int, int]], is_sampled: Sequence[bool]) 
     return joined_runs(
         (version, sum(is_sampled[start:end])) for (version, start), (_, end) in pairwise(bounds)
     )
+
+
+def first_runs(runs: VersionRuns, count: int) -> VersionRuns:
+    """The runs of the first `count` sampled tokens."""
+    kept: list[tuple[int, int]] = []
+    for version, length in runs:
+        kept.append((version, min(length, count)))
+        count -= kept[-1][1]
+    return joined_runs(kept)

@@ -14,9 +14,11 @@ from cispo.config import AdvantageKind, AnchorKind, RunConfig
 from cispo.evaluate import HeldOutEvaluator
 from cispo.learner.group import LearnerGroup
 from cispo.learner.seats import reserve_seats
+from cispo.lessons import Retrospect, Review, unmeasured
 from cispo.meters import Meters
 from cispo.overlap import WorkTimes
 from cispo.ports import Progress, Tracker
+from cispo.spans import SpannedVerifier, Spans
 from cispo.stacks import Dump
 from cispo.stopping import StopRequest
 from cispo.stream import OrderedStream
@@ -45,6 +47,7 @@ async def build_parts(
     checkpoints: Checkpoints,
     tracker: Tracker,
     progress: Progress,
+    spans: Spans,
     stop: StopRequest,
     dump: Callable[[], Dump],
 ) -> AsyncIterator[Parts]:
@@ -58,6 +61,7 @@ async def build_parts(
         checkpoints: Keeps what a resume needs.
         tracker: Records metrics and rollouts.
         progress: Shows what the run does now.
+        spans: Collects who was busy when.
         stop: Asks the loop to end early.
         dump: Dumps the stacks of all processes.
 
@@ -65,8 +69,9 @@ async def build_parts(
         CispoError: Some did not start; the message names them.
     """
     async with AsyncExitStack() as stack:
-        work = WorkTimes(num_engines=cfg.rollout.num_actors)
-        learner, engine, verifier = await _start_actors(cfg, stack, work, progress, dump)
+        work = WorkTimes(num_engines=cfg.rollout.num_actors, spans=spans)
+        learner, engine, workers = await _start_actors(cfg, stack, work, progress, dump)
+        verifier = SpannedVerifier(workers, spans)
         stream = OrderedStream(
             tasks.training,
             recipe.engine(engine),
@@ -101,8 +106,9 @@ async def build_parts(
         yield Parts(
             weights=publisher,
             stream=stream,
-            meter=Meters(engine, verifier, work, publisher),
+            meter=Meters(engine, workers, work, publisher),
             anchor=Proximal(learner) if cfg.objective.anchor == AnchorKind.PROXIMAL else behaviour,
+            review=_review(cfg, learner),
             advantages=partial(
                 advantages,
                 kind=AdvantageKind(cfg.objective.advantage),
@@ -185,6 +191,11 @@ async def _started(
     part = await start
     stack.callback(stop, part)
     return part
+
+
+def _review(cfg: RunConfig, learner: LearnerGroup) -> Review:
+    max_tokens = cfg.tracking.scored_tokens if cfg.tracking.rollouts_every else 0
+    return Retrospect(learner, max_tokens=max_tokens) if max_tokens else unmeasured
 
 
 def _way_of_weights(cfg: RunConfig) -> Route | Broadcasts:

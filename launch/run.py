@@ -10,9 +10,11 @@ from typing import Any
 from cispo.checkpoint import Checkpoints, complete_checkpoints
 from cispo.config import RunConfig
 from cispo.errors import CispoError, LearnerError, LearnerLostError
+from cispo.spans import SpannedProgress
 from cispo.stacks import VARIABLE, Dump, Stacks
 from cispo.tracking.console import RunConsole, open_console, warnings_to
 from cispo.tracking.log_file import LogFile
+from cispo.tracking.pieces import pieces_of
 from cispo.train import train
 from cispo.watchdog import Watchdog
 from launch.build import build_parts
@@ -57,7 +59,13 @@ def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Res
             say(notice)
         interrupts = Interrupts(say)
         trackers = RunTrackers(
-            cfg.tracking, folder, resume, name=cfg.name, config=config, console=console
+            cfg.tracking,
+            folder,
+            resume,
+            name=cfg.name,
+            config=config,
+            console=console,
+            pieces=pieces_of(cfg.policy.path),
         )
         run = _Run(cfg, config, tasks, folder, console, say, trackers, interrupts, stacks)
         console.progress.start(_STARTING, 1)
@@ -128,6 +136,7 @@ class _Run:
             tracker_run_id=self.trackers.wandb_run_id,
             schedules=recipe.schedules.state,
             warn=self.say,
+            spans=self.trackers.spans,
         )
         try:
             with self.interrupts.covering() as stop:
@@ -139,7 +148,8 @@ class _Run:
                     recipe=recipe,
                     checkpoints=checkpoints,
                     tracker=self.trackers,
-                    progress=self.console.progress,
+                    progress=SpannedProgress(self.console.progress, self.trackers.spans),
+                    spans=self.trackers.spans,
                     stop=stop,
                     dump=self.dump,
                 ) as parts:

@@ -1,17 +1,19 @@
 """Where a run's metrics and rollouts go, over all restarts of its learner."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
 from cispo.config import TrackingConfig
 from cispo.ports import Tracker
+from cispo.spans import Spans
 from cispo.tracking.conclude import conclude
 from cispo.tracking.fanout import Fanout
 from cispo.tracking.jsonl import JsonlTracker
 from cispo.tracking.rollouts import RolloutFiles
+from cispo.tracking.timeline import TimelineFile
 from cispo.tracking.wandb import WandbTracker
-from cispo.types import Group, Metrics, RolloutKind
+from cispo.types import Group, Lesson, Metrics, RolloutKind
 from launch.resume import Resume
 
 
@@ -25,9 +27,11 @@ class RunTrackers:
         name: Name of the run.
         config: Its configuration as plain values.
         console: Shows metrics.
+        pieces: Texts of the policy's token ids; None where they are not known.
 
     Attributes:
         last_step: The last step that was logged.
+        spans: What the run's parts report their work to.
     """
 
     def __init__(
@@ -39,12 +43,16 @@ class RunTrackers:
         name: str,
         config: Mapping[str, Any],
         console: Tracker,
+        pieces: Callable[[Sequence[int]], Sequence[str]] | None = None,
     ) -> None:
         self._folder = folder
         self._name = name
-        self._rollouts_every = tracking.rollouts_every
+        self._tracking = tracking
+        self._pieces = pieces
+        self.spans = Spans()
         self._jsonl = JsonlTracker(folder / "metrics.jsonl", keep_through=resume.keep_through)
         self._files = self._rollout_files(resume.keep_through)
+        self._timeline = self._timeline_file(resume.keep_through)
         self._wandb: WandbTracker | None = None
         if tracking.wandb_mode != "disabled":
             self._wandb = WandbTracker(
@@ -74,6 +82,7 @@ class RunTrackers:
         self._jsonl = JsonlTracker(self._folder / "metrics.jsonl", keep_through=through)
         self._num_failed_files += self._files.num_failures
         self._files = self._rollout_files(through)
+        self._timeline = self._timeline_file(through)
         forgotten = [step for step in self._num_restarts if step > through]
         self._num_unlogged_restarts += 1 + sum(self._num_restarts.pop(step) for step in forgotten)
         self.last_step = resume.iteration
@@ -87,10 +96,15 @@ class RunTrackers:
         self.last_step = step
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         """Record to each."""
-        self._all.record(step, groups, kind=kind)
+        self._all.record(step, groups, kind=kind, lessons=lessons)
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Finish each."""
@@ -117,9 +131,17 @@ class RunTrackers:
 
     def _rollout_files(self, keep_through: int | None) -> RolloutFiles:
         return RolloutFiles(
-            self._folder / "rollouts", every=self._rollouts_every, keep_through=keep_through
+            self._folder / "rollouts",
+            every=self._tracking.rollouts_every,
+            keep_through=keep_through,
+            recorded_tokens=self._tracking.recorded_tokens,
+            pieces=self._pieces,
         )
+
+    def _timeline_file(self, keep_through: int | None) -> TimelineFile:
+        path = self._folder / "timeline.jsonl"
+        return TimelineFile(path, self.spans, keep_through=keep_through)
 
     def _fanout(self) -> Fanout:
         wandb: list[Tracker] = [self._wandb] if self._wandb else []
-        return Fanout([self._jsonl, self._files, *wandb, self._console])
+        return Fanout([self._jsonl, self._files, self._timeline, *wandb, self._console])

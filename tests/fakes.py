@@ -7,6 +7,7 @@ from pathlib import Path
 from cispo.types import (
     Graded,
     Group,
+    Lesson,
     Message,
     Metrics,
     PolicyVersion,
@@ -202,16 +203,23 @@ class FakeTracker:
         self.lines: list[tuple[int, dict[str, float]]] = []
         self.groups: dict[int, list[Group]] = {}
         self.held_out: dict[int, list[Group]] = {}
+        self.lessons: dict[int, list[Lesson]] = {}
         self.summary: Mapping[str, object] | None = None
 
     def log(self, step: int, metrics: Metrics) -> None:
         self.lines.append((step, dict(metrics)))
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         recorded = self.groups if kind is RolloutKind.TRAINING else self.held_out
         recorded[step] = list(groups)
+        self.lessons[step] = list(lessons)
 
     def finish(self, summary: Mapping[str, object]) -> None:
         self.summary = summary

@@ -17,6 +17,7 @@ from cispo.checkpoint.state import RunState
 from cispo.disk import why_not_written
 from cispo.errors import CheckpointError
 from cispo.ports import Learner
+from cispo.spans import CHECKPOINT, Spans
 from cispo.types import Group, Metrics, PolicyVersion
 
 _LOGGER = logging.getLogger(__name__)
@@ -40,6 +41,7 @@ class Checkpoints:
         tracker_run_id: The W&B run that the metrics belong to, if there is one.
         schedules: Gives the state of the run's schedules.
         warn: Told about a checkpoint that could not be written, in a sentence.
+        spans: Told when one is being written.
     """
 
     def __init__(
@@ -51,6 +53,7 @@ class Checkpoints:
         tracker_run_id: str | None = None,
         schedules: Callable[[], Mapping[str, Any]] = dict,
         warn: Callable[[str], None] = _LOGGER.warning,
+        spans: Spans | None = None,
     ) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep} checkpoints, must be >= 1")
@@ -60,6 +63,7 @@ class Checkpoints:
         self._tracker_run_id = tracker_run_id
         self._schedules = schedules
         self._warn = warn
+        self._spans = spans or Spans()
         self._writing: asyncio.Task[None] | None = None
         self._num_failures = 0
         self._last_failure: CheckpointError | None = None
@@ -108,7 +112,7 @@ class Checkpoints:
             schedules=self._schedules(),
         )
         asked = asyncio.Event()
-        self._writing = asyncio.create_task(self._write(state, in_flight, learner, asked))
+        self._writing = asyncio.create_task(self._spanned(state, in_flight, learner, asked))
         await asked.wait()
 
     async def settle(self) -> None:
@@ -127,6 +131,12 @@ class Checkpoints:
         seconds, self._write_seconds = self._write_seconds, None
         timed = {} if seconds is None else {"time/checkpoint_write_seconds": seconds}
         return {"checkpoint/failures": float(self._num_failures), **timed}
+
+    async def _spanned(
+        self, state: RunState, groups: Sequence[Group], learner: Learner, asked: asyncio.Event
+    ) -> None:
+        with self._spans(CHECKPOINT):
+            await self._write(state, groups, learner, asked)
 
     async def _write(
         self, state: RunState, groups: Sequence[Group], learner: Learner, asked: asyncio.Event

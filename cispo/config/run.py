@@ -24,11 +24,18 @@ class TrackingConfig:
         project: W&B project.
         rollouts_every: Iterations between dumps of rollouts to `rollouts/`, those of evaluations
             included; 0 never.
+        recorded_tokens: Tokens of each dump that are kept one by one, with their log-probability,
+            for the watch page; the first rollouts have them. About 15 bytes each on disk.
+        scored_tokens: Tokens of an iteration, prompts included, that the learner scores again after
+            its updates, so that the watch page can show how far they moved each token's ratio; 0
+            shows none. They cost a forward pass.
     """
 
     wandb_mode: str = "offline"
     project: str = "cispo"
     rollouts_every: int = 1
+    recorded_tokens: int = 65536
+    scored_tokens: int = 2048
 
     def __post_init__(self) -> None:
         require(
@@ -37,6 +44,9 @@ class TrackingConfig:
             self.wandb_mode,
             "choose offline, online or disabled",
         )
+        for key in ("rollouts_every", "recorded_tokens", "scored_tokens"):
+            value = getattr(self, key)
+            require(value >= 0, f"tracking.{key}", value, "must be >= 0")
 
 
 @dataclass(slots=True, kw_only=True)

@@ -41,10 +41,14 @@ _INERT_MESSAGE = "pi/mu is 1 for {:.1%} of the tokens although learning is off-p
 
 
 class Alarms:
-    """Reports an alarm when it begins, and again only after it was over."""
+    """Reports an alarm when it begins, and again only after it was over.
+
+    Attributes:
+        current: The alarms of the last step, by metric.
+    """
 
     def __init__(self) -> None:
-        self._on: set[str] = set()
+        self.current: dict[str, str] = {}
         self._length_bias = LengthBiasMonitor()
         self._gradients = GradientMonitor()
 
@@ -55,8 +59,8 @@ class Alarms:
             now[CORRELATION] = message
         if message := self._gradients.message(metrics):
             now[NORM] = message
-        messages = [text for name, text in now.items() if name not in self._on]
-        self._on = set(now)
+        messages = [text for name, text in now.items() if name not in self.current]
+        self.current = now
         return messages
 
 

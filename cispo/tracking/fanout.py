@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from cispo.ports import Tracker
-from cispo.types import Group, Metrics, RolloutKind
+from cispo.types import Group, Lesson, Metrics, RolloutKind
 
 
 class Fanout:
@@ -23,11 +23,16 @@ class Fanout:
             tracker.log(step, metrics)
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         """Record to each."""
         for tracker in self._trackers:
-            tracker.record(step, groups, kind=kind)
+            tracker.record(step, groups, kind=kind, lessons=lessons)
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Finish each, also when one of them raises."""

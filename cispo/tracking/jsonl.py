@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cispo.errors import ConfigError, RunFolderError
 from cispo.tracking.history import read_history
-from cispo.types import Group, Metrics, RolloutKind
+from cispo.types import Group, Lesson, Metrics, RolloutKind
 
 
 class JsonlTracker:
@@ -54,7 +54,12 @@ class JsonlTracker:
             ) from error
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         """Rollouts have files of their own."""
 

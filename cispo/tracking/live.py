@@ -16,7 +16,7 @@ from cispo.tracking.activity import Activity, Phase
 from cispo.tracking.alarms import Alarms
 from cispo.tracking.headline import closing_lines, duration, headline
 from cispo.tracking.pace import Pace
-from cispo.types import Group, Metrics, RolloutKind
+from cispo.types import Group, Lesson, Metrics, RolloutKind
 
 _BAR_WIDTH = 32
 
@@ -72,7 +72,12 @@ class LiveConsole:
             self._console.print(Text(f"  alarm: {alarm}", style="bold red"))
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         """Rollouts are not shown."""
 

@@ -9,7 +9,7 @@ from cispo.tracking.activity import Activity
 from cispo.tracking.alarms import Alarms
 from cispo.tracking.headline import closing_lines, headline
 from cispo.tracking.pace import Pace
-from cispo.types import Group, Metrics, RolloutKind
+from cispo.types import Group, Lesson, Metrics, RolloutKind
 
 
 class PlainConsole:
@@ -60,7 +60,12 @@ class PlainConsole:
             self.print(f"  alarm: {alarm}")
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         """Rollouts are not shown."""
 

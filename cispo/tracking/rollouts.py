@@ -5,33 +5,50 @@ import gzip
 import json
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from cispo.drops import drop_reason
-from cispo.types import Graded, Group, Metrics, Rollout, RolloutKind, Ungraded, Verdict
+from cispo.tracking.token_record import TokenRecord
+from cispo.types import Graded, Group, Lesson, Metrics, Rollout, RolloutKind, Ungraded, Verdict
 
 _NAMES = {RolloutKind.TRAINING: "iteration", RolloutKind.HELD_OUT: "heldout"}
+_MEMBER_BYTES = 2**16
+"""Text of a part of a file that can be read without the others, unless one group has more."""
 
 
 class RolloutFiles:
     """Writes `iteration_000001.jsonl.gz` and `heldout_000001.jsonl.gz`, one JSON object a rollout.
 
-    A file that cannot be written is counted, said once, and survived: nothing is learned from it.
+    Groups are compressed a few at a time: any gzip reader reads the whole, and the watch page what
+    it shows. A file that cannot be written is counted, said once, and survived: nothing is learned
+    from it.
 
     Args:
         folder: Made when missing.
         every: Iterations between files, whatever their kind; 0 writes none.
         keep_through: On a resume, the checkpoint's iteration: later files are removed.
+        recorded_tokens: Tokens of a file that are kept one by one; see `TokenRecord`.
+        pieces: Texts of token ids; None shows the ids.
 
     Attributes:
         num_failures: Files that could not be written.
     """
 
-    def __init__(self, folder: Path, *, every: int, keep_through: int | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        every: int,
+        keep_through: int | None = None,
+        recorded_tokens: int = 0,
+        pieces: Callable[[Sequence[int]], Sequence[str]] | None = None,
+    ) -> None:
         self._folder = folder
         self._every = every
+        self._recorded_tokens = recorded_tokens
+        self._pieces = pieces
         self.num_failures = 0
         folder.mkdir(parents=True, exist_ok=True)
         if keep_through is not None:
@@ -43,18 +60,22 @@ class RolloutFiles:
         """Metrics have a file of their own."""
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         """Write the file of an iteration or evaluation, all of it or nothing."""
         if self._every == 0 or step % self._every:
             return
-        lines = (json.dumps(entry, ensure_ascii=False) for entry in entries(groups, kind=kind))
-        text = "".join(f"{line}\n" for line in lines)
+        tokens = TokenRecord(self._recorded_tokens, self._pieces)
+        found = entries(groups, kind=kind, lessons=lessons, tokens=tokens)
         path = self._folder / f"{_NAMES[kind]}_{step:06d}.jsonl.gz"
         unfinished = path.with_suffix(".tmp")
         try:
-            # Without a time stamp equal rollouts make equal files.
-            unfinished.write_bytes(gzip.compress(text.encode(), compresslevel=6, mtime=0))
+            unfinished.write_bytes(b"".join(_members(found)))
             os.replace(unfinished, path)
         except OSError as error:
             self._count_failure(path, error)
@@ -81,15 +102,47 @@ def read_rollouts(path: Path) -> list[dict[str, Any]]:
         return [json.loads(entry) for entry in lines]
 
 
+def _members(found: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """Compress entries, whole groups together, into pieces that are gzip files by themselves."""
+    lines: list[bytes] = []
+    size, last_group = 0, None
+    for entry in found:
+        if size >= _MEMBER_BYTES and entry["group"] != last_group:
+            yield _compressed(lines)
+            lines, size = [], 0
+        lines.append(json.dumps(entry, ensure_ascii=False).encode(errors="replace") + b"\n")
+        size += len(lines[-1])
+        last_group = entry["group"]
+    yield _compressed(lines)
+
+
+def _compressed(lines: Sequence[bytes]) -> bytes:
+    # Without a time stamp equal rollouts make equal files.
+    return gzip.compress(b"".join(lines), compresslevel=6, mtime=0)
+
+
 def entries(
-    groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+    groups: Sequence[Group],
+    *,
+    kind: RolloutKind = RolloutKind.TRAINING,
+    lessons: Sequence[Lesson] = (),
+    tokens: TokenRecord | None = None,
 ) -> Iterator[dict[str, Any]]:
-    """One JSON object a rollout; `task_id`, `verifier`, `response`, `truth` suffice to grade it."""
+    """One JSON object a rollout; `task_id`, `verifier`, `response`, `truth` suffice to grade it.
+
+    Args:
+        groups: What was sampled.
+        kind: What for.
+        lessons: What was learned from.
+        tokens: Describes single tokens; None leaves them out.
+    """
+    learned = {id(lesson.sample.rollout): lesson for lesson in lessons}
     for group in groups:
         dropped = drop_reason(group) if kind is RolloutKind.TRAINING else None
         for member, (rollout, verdict) in enumerate(
             zip(group.rollouts, group.verdicts, strict=True)
         ):
+            lesson = learned.get(id(rollout))
             yield {
                 "kind": kind,
                 "group": group.index,
@@ -102,7 +155,9 @@ def entries(
                 "response": rollout.text,
                 **_verdict(verdict),
                 "without_signal": dropped,
+                "advantage": lesson.sample.advantage if lesson else None,
                 **_trajectory(rollout),
+                "tokens": tokens.of(rollout, lesson) if tokens else None,
             }
 
 

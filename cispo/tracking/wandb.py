@@ -15,7 +15,7 @@ import wandb
 
 from cispo.errors import ConfigError
 from cispo.tracking.rollouts import entries
-from cispo.types import Group, Metrics, RolloutKind
+from cispo.types import Group, Lesson, Metrics, RolloutKind
 
 _TABLE_ROWS = 16
 _TABLES = {RolloutKind.TRAINING: "rollouts", RolloutKind.HELD_OUT: "heldout_rollouts"}
@@ -84,7 +84,12 @@ class WandbTracker:
         self._attempt("log metrics", lambda: self._run.log(dict(metrics), step=step))
 
     def record(
-        self, step: int, groups: Sequence[Group], *, kind: RolloutKind = RolloutKind.TRAINING
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
     ) -> None:
         """Log the first rollouts as a table of their kind."""
 

@@ -1,0 +1,64 @@
+"""Writes timeline.jsonl: who was busy when, one line a step (stdlib only)."""
+
+import json
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from cispo.spans import Spans
+from cispo.tracking.history import read_history
+from cispo.types import Group, Lesson, Metrics, RolloutKind
+
+
+class TimelineFile:
+    """A tracker that writes what spans were collected since the step before.
+
+    A line that cannot be written is said once, and survived: nothing depends on it.
+
+    Args:
+        path: The file; its folder exists.
+        spans: What the run's parts report to.
+        keep_through: On a resume, the checkpoint's iteration: later lines are removed.
+    """
+
+    def __init__(self, path: Path, spans: Spans, *, keep_through: int | None = None) -> None:
+        self._path = path
+        self._spans = spans
+        self._has_failed = False
+        if keep_through is not None and path.exists():
+            kept = [(s, lanes) for s, lanes in read_history(path) if s <= keep_through]
+            shortened = path.with_suffix(".tmp")
+            shortened.write_text("".join(_line(s, lanes) for s, lanes in kept), encoding="utf-8")
+            os.replace(shortened, path)
+
+    def log(self, step: int, metrics: Metrics) -> None:
+        """Append the step's line."""
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(_line(step, self._spans.lap()))
+        except OSError as error:
+            if not self._has_failed:
+                self._has_failed = True
+                logging.getLogger(__name__).warning(
+                    "%s cannot be written (%s); the run goes on, without lanes on the watch page",
+                    self._path,
+                    error.strerror or error,
+                )
+
+    def record(
+        self,
+        step: int,
+        groups: Sequence[Group],
+        *,
+        kind: RolloutKind = RolloutKind.TRAINING,
+        lessons: Sequence[Lesson] = (),
+    ) -> None:
+        """Rollouts have files of their own."""
+
+    def finish(self, summary: Mapping[str, object]) -> None:
+        """Nothing is open."""
+
+
+def _line(step: int, lanes: Mapping[str, object]) -> str:
+    return json.dumps({"step": step, **lanes}) + "\n"

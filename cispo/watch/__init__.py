@@ -1,0 +1,1 @@
+"""A local web page on a run: curves, lanes, and single rollouts, while it goes on or afterwards."""
