@@ -1,72 +1,36 @@
 """python -m launch.doctor: is everything here that a run needs, and is it ours?"""
 
-import asyncio
-import importlib
 import sys
-from collections.abc import Callable
-from importlib.metadata import version
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from cispo.errors import CispoError, ConfigError
-from sandboxes.bubblewrap import BubblewrapSandbox
+from launch.health.finding import carry_out
+from launch.health.software import libraries, packages, python
 
-PACKAGES = ("cispo", "rollout", "rewards", "sandboxes", "conf", "launch")
-LIBRARIES = ("torch", "deepspeed", "ray", "transformers", "datasets", "wandb", "hydra-core")
+if TYPE_CHECKING:
+    from cispo.config.doctor import DoctorConfig
 
-
-def check_packages() -> str:
-    """Refuse packages of the same names that others published.
-
-    Raises:
-        ConfigError: One of ours is shadowed.
-    """
-    roots = {
-        name: Path(str(importlib.import_module(name).__file__)).parents[1] for name in PACKAGES
-    }
-    home = roots["cispo"]
-    for name, root in roots.items():
-        if root != home:
-            raise ConfigError(
-                f"{name} is imported from {root}, not {home}: uninstall the other one"
-            )
-    return f"all packages come from {home}"
-
-
-def check_libraries() -> str:
-    """Name the versions in use."""
-    return ", ".join(f"{name} {version(name)}" for name in LIBRARIES)
-
-
-def check_sandbox() -> str:
-    """Start a real jail and name its layers."""
-    return ", ".join(asyncio.run(BubblewrapSandbox().probe()))
-
-
-def check_devices() -> str:
-    """Count the GPUs that torch sees."""
-    import torch
-
-    return f"{torch.cuda.device_count()} GPUs; {torch.get_num_threads()} threads a process"
-
-
-CHECKS: dict[str, Callable[[], str]] = {
-    "packages": check_packages,
-    "libraries": check_libraries,
-    "devices": check_devices,
-    "sandbox": check_sandbox,
-}
+FAILED = 2
 
 
 def main() -> None:
-    """Run every check, say what each found, and exit with 2 if one failed."""
-    failed = False
-    for name, check in CHECKS.items():
-        try:
-            print(f"ok    {name}: {check()}")
-        except CispoError as error:
-            failed = True
-            print(f"fail  {name}: {error}")
-    sys.exit(2 if failed else 0)
+    """Look at the software, without which no other check could be trusted, then at the rest."""
+    is_asked = any(word.startswith("-") for word in sys.argv[1:])
+    first = {"python": python, "packages": packages, "libraries": libraries}
+    if not is_asked and not carry_out(first, print):
+        print("nothing else was looked at: mend these first")
+        sys.exit(FAILED)
+    from cispo.config.doctor import DoctorConfig
+    from launch.command import run_command
+
+    run_command("doctor", DoctorConfig, body)
+
+
+def body(cfg: "DoctorConfig", composed: str) -> None:
+    """Look at the machine, the services and the cluster."""
+    from launch.examining import examine
+
+    if not examine(cfg, print):
+        sys.exit(FAILED)
 
 
 if __name__ == "__main__":

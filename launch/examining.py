@@ -1,0 +1,46 @@
+"""One examination of a machine or a cluster, from its configuration to the findings."""
+
+import os
+from collections.abc import Callable
+from functools import partial
+
+from cispo.config import ClusterConfig
+from cispo.config.doctor import DoctorConfig
+from launch.cluster import ENVIRONMENT, ray_cluster
+from launch.health import accelerators, machine, nodes, services
+from launch.health.finding import Check, Finding, carry_out
+
+
+def examine(cfg: DoctorConfig, say: Callable[[str], None]) -> bool:
+    """Carry out all checks and return whether none failed.
+
+    Args:
+        cfg: What a run would be started with.
+        say: Gets a line a check.
+    """
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    checks: dict[str, Check] = {
+        "processors": machine.processors,
+        "memory": machine.memory,
+        "shm": partial(machine.shared_memory, cfg.cluster.object_store_bytes),
+        "files": machine.descriptors,
+        "disk": partial(machine.disk, cfg.run_dir, needed=cfg.free_bytes),
+        "clock": machine.clock,
+        "devices": accelerators.devices,
+        "collectives": accelerators.collectives,
+        "kernels": accelerators.kernels,
+        "sandbox": partial(services.sandbox, cfg.sandbox),
+        "wandb": partial(services.tracking, cfg.tracking.wandb_mode),
+    }
+    if cfg.weights.transport == "file":
+        checks["weights"] = partial(machine.disk, cfg.weights.folder, needed=0)
+    if cfg.cluster.address is not None:
+        checks["nodes"] = partial(_nodes, cfg.cluster, cfg.run_dir)
+    return carry_out(checks, say)
+
+
+def _nodes(cluster: ClusterConfig, run_dir: str) -> Finding:
+    with ray_cluster(cluster, required_cpus=0.0):
+        found = nodes.ask_nodes(run_dir, timeout_seconds=cluster.startup_seconds)
+    return nodes.compare(found, nodes.versions(), run_dir=run_dir)

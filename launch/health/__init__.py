@@ -1,0 +1,1 @@
+"""What `python -m launch.doctor` looks at, one kind of thing a file."""
