@@ -74,17 +74,9 @@ class ChunkedHead(nn.Module):
         )
 
 
-def _logits(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, positions: Tensor, scale: float
-) -> tuple[Tensor, Tensor]:
-    rows = widened(hidden.index_select(0, positions))
-    logits = rows @ weight.t()
-    if bias is not None:
-        logits.add_(bias)
-    return rows, logits if scale == 1.0 else logits.mul_(scale)
-
-
 class _ActionLogprobs(torch.autograd.Function):
+    """Works through the positions in parts, always in the same room for logits."""
+
     @staticmethod
     def forward(
         ctx: Any,
@@ -96,40 +88,71 @@ class _ActionLogprobs(torch.autograd.Function):
         chunk: int,
         scale: float,
     ) -> tuple[Tensor, Tensor]:
-        wide, wide_bias = widened(weight), None if bias is None else widened(bias)
-        logprobs = wide.new_empty(len(positions))
-        entropy = torch.empty_like(logprobs)
-        for start in range(0, len(positions), chunk):
-            part = slice(start, start + chunk)
-            _, logits = _logits(hidden, wide, wide_bias, positions[part], scale)
-            log_p = torch.log_softmax(logits, dim=-1)
-            logprobs[part] = log_p.gather(1, targets[part].unsqueeze(1)).squeeze(1)
-            entropy[part] = -torch.linalg.vecdot(torch.exp(log_p, out=logits), log_p)
-        ctx.save_for_backward(hidden, weight, bias, positions, targets)
+        head = _Head(weight, bias, scale)
+        chosen = head.weight.new_empty(len(positions))
+        entropy, top, total = (torch.empty_like(chosen) for _ in range(3))
+        room, exp_room = head.room(positions, chunk), head.room(positions, chunk)
+        for part in _parts(positions, chunk):
+            _, logits = head(hidden, positions[part], room)
+            torch.amax(logits, dim=-1, out=top[part])
+            logits.sub_(top[part].unsqueeze(1))
+            chosen[part] = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1)
+            exps = torch.exp(logits, out=exp_room[: len(logits)])
+            torch.sum(exps, dim=-1, out=total[part])
+            torch.sum(exps.mul_(logits), dim=-1, out=entropy[part])
+        ctx.save_for_backward(hidden, weight, bias, positions, targets, top, total)
         ctx.chunk, ctx.scale = chunk, scale
+        log_total = total.log()
+        # H = -sum p log p with log p = logit - top - log(total)
+        entropy = log_total - entropy.div_(total)
         ctx.mark_non_differentiable(entropy)
-        return logprobs, entropy
+        return chosen - log_total, entropy
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, grad: Tensor, _: Tensor
     ) -> tuple[Tensor, Tensor, Tensor | None, None, None, None, None]:
-        hidden, weight, bias, positions, targets = ctx.saved_tensors
-        wide, wide_bias = widened(weight), None if bias is None else widened(bias)
+        hidden, weight, bias, positions, targets, top, total = ctx.saved_tensors
+        head = _Head(weight, bias, ctx.scale)
         grad_hidden = torch.zeros_like(hidden)
-        grad_weight = torch.zeros_like(wide)
-        grad_bias = None if wide_bias is None else torch.zeros_like(wide_bias)
-        for start in range(0, len(positions), ctx.chunk):
-            part = slice(start, start + ctx.chunk)
-            rows, logits = _logits(hidden, wide, wide_bias, positions[part], ctx.scale)
-            scaled = grad[part].unsqueeze(1) * ctx.scale
+        grad_weight = torch.zeros_like(head.weight)
+        grad_bias = None if head.bias is None else torch.zeros_like(head.bias)
+        room = head.room(positions, ctx.chunk)
+        scaled = grad * ctx.scale
+        for part in _parts(positions, ctx.chunk):
+            rows, logits = head(hidden, positions[part], room)
             # d log p(target) / d logits = onehot(target) - softmax
-            grad_logits = torch.softmax(logits, dim=-1).mul_(-scaled)
-            grad_logits.scatter_add_(1, targets[part].unsqueeze(1), scaled)
-            grad_hidden.index_copy_(0, positions[part], (grad_logits @ wide).to(hidden.dtype))
+            exps = logits.sub_(top[part].unsqueeze(1)).exp_()
+            grad_logits = exps.mul_((-scaled[part] / total[part]).unsqueeze(1))
+            grad_logits.scatter_add_(1, targets[part].unsqueeze(1), scaled[part].unsqueeze(1))
+            grad_rows = grad_logits @ head.weight
+            grad_hidden.index_copy_(0, positions[part], grad_rows.to(hidden.dtype))
             grad_weight.addmm_(grad_logits.t(), rows)
             if grad_bias is not None:
                 grad_bias.add_(grad_logits.sum(0))
         grads = grad_weight.to(weight.dtype), None if bias is None else grad_bias
         return grad_hidden, *grads, None, None, None, None
+
+
+class _Head:
+    def __init__(self, weight: Tensor, bias: Tensor | None, scale: float) -> None:
+        self.weight = widened(weight)
+        self.bias = None if bias is None else widened(bias)
+        self._scale = scale
+
+    def room(self, positions: Tensor, chunk: int) -> Tensor:
+        """Room for the logits of a part: [min(chunk, N), V]."""
+        return self.weight.new_empty(min(chunk, len(positions)), len(self.weight))
+
+    def __call__(self, hidden: Tensor, positions: Tensor, room: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the widened hidden states at n positions, and their scaled logits, in `room`."""
+        rows = widened(hidden.index_select(0, positions))
+        logits = torch.mm(rows, self.weight.t(), out=room[: len(rows)])
+        if self.bias is not None:
+            logits.add_(self.bias)
+        return rows, logits if self._scale == 1.0 else logits.mul_(self._scale)
+
+
+def _parts(positions: Tensor, chunk: int) -> list[slice]:
+    return [slice(start, start + chunk) for start in range(0, len(positions), chunk)]
