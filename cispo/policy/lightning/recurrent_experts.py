@@ -61,15 +61,29 @@ class ExpertRows:
         logits, experts = self._router(x).topk(self._top_k, dim=-1)
         if routes is not None:
             routes.copy_(experts[: len(routes)])
+        of_row, *of_others = experts.tolist()
+        if all(of_other == of_row for of_other in of_others):  # so it is where one row is doubled
+            of_rows = self._by_same_experts(x, of_row)
+        else:
+            of_rows = self._by_own_experts(x, experts)
+        weights = torch.softmax(logits, dim=-1)
+        return torch.bmm(weights.unsqueeze(1), of_rows)[:, 0]
+
+    def _by_same_experts(self, x: Tensor, experts: Sequence[int]) -> Tensor:
+        """Run all rows x [M, d] through the same k experts: [M, k, d]."""
+        inner = _gated(torch.cat([self._gate_up[expert](x) for expert in experts]))
+        parts = zip(experts, inner.split(len(x)), strict=True)
+        return torch.stack([self._down[expert](part) for expert, part in parts], dim=1)
+
+    def _by_own_experts(self, x: Tensor, experts: Tensor) -> Tensor:
+        """Run each row of x [M, d] through its own experts [M, k]: [M, k, d]."""
         chosen = experts.view(-1)
         order = chosen.argsort(stable=True)
         counts = chosen.bincount(minlength=len(self._down)).tolist()
         inputs = x.index_select(0, order // self._top_k)
         inner = _gated(_by_expert(inputs, counts, self._gate_up))
         outputs = _by_expert(inner, counts, self._down)
-        of_rows = outputs.index_select(0, order.argsort()).view(*experts.shape, -1)
-        weights = torch.softmax(logits, dim=-1)
-        return torch.bmm(weights.unsqueeze(1), of_rows)[:, 0]
+        return outputs.index_select(0, order.argsort()).view(*experts.shape, -1)
 
 
 def _by_expert(x: Tensor, counts: Sequence[int], matrices: Sequence[RowMatrix]) -> Tensor:

@@ -55,13 +55,9 @@ class RowMatrix:
         return y if count == len(y) else y[:count]
 
     def _by_panel(self, x: Tensor) -> Tensor:
-        panels, width = len(self._panels), self._in_panels
-        y = x.new_empty(len(x), width + self._rest.shape[1])
-        by_panel = torch.bmm(x.expand(panels, *x.shape), self._panels)
-        y[:, :width].view(len(x), panels, _PANEL).copy_(by_panel.transpose(0, 1))
-        if width < y.shape[1]:
-            torch.mm(x, self._rest, out=y[:, width:])
-        return y
+        by_panel = torch.bmm(x.expand(len(self._panels), *x.shape), self._panels)
+        y = by_panel.transpose(0, 1).reshape(len(x), self._in_panels)
+        return y if self._rest.shape[1] == 0 else torch.cat((y, torch.mm(x, self._rest)), dim=1)
 
 
 def _laid_out(weight: Tensor) -> Tensor:
