@@ -47,6 +47,7 @@ def test_every_field_comes_back(tmp_path: Path) -> None:
         is_agentic=True,
     )
     routed = replace(group.rollouts[1], routed_experts=bytes(range(14)), submission="diff")
+    routed = replace(routed, token_budget=96)
     synced = replace(
         group.rollouts[0], newest_version=PolicyVersion(5), version_runs=((4, 1), (5, 1))
     )
@@ -91,10 +92,10 @@ def test_a_file_of_another_format_is_refused(tmp_path: Path) -> None:
     with np.load(tmp_path / "groups.npz") as stored:
         arrays = dict(stored)
     arrays["plain"] = np.frombuffer(
-        arrays["plain"].tobytes().replace(b'"format": 1', b'"format": 2'), np.uint8
+        arrays["plain"].tobytes().replace(b'"format": 2', b'"format": 3'), np.uint8
     )
     np.savez(tmp_path / "groups.npz", **arrays)
-    with pytest.raises(CheckpointError, match="is of format 2, not 1"):
+    with pytest.raises(CheckpointError, match="is of format 3, not 2"):
         load_groups(tmp_path)
 
 

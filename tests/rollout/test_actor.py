@@ -55,6 +55,7 @@ async def test_a_rollout_marks_exactly_what_was_sampled(tmp_path: Path) -> None:
     for rollout in rollouts:
         assert rollout.task_id == "a"
         assert rollout.stop_reason is StopReason.END_OF_TURN
+        assert rollout.token_budget == SAMPLING.max_new_tokens
         sampled = [t for t, m in zip(rollout.token_ids, rollout.action_mask, strict=True) if m]
         assert sampled[-1] in stop_token_ids(tokenizer)
         assert tokenizer.decode(sampled[:-1]) == rollout.text
