@@ -4,11 +4,10 @@ import os
 from collections.abc import Callable
 from functools import partial
 
-from cispo.config import ClusterConfig
 from cispo.config.doctor import DoctorConfig
-from launch.cluster import ENVIRONMENT, ray_cluster
+from launch.cluster import ENVIRONMENT
 from launch.health import accelerators, machine, nodes, services
-from launch.health.finding import Check, Finding, carry_out
+from launch.health.finding import Check, carry_out
 
 
 def examine(cfg: DoctorConfig, say: Callable[[str], None]) -> bool:
@@ -36,11 +35,5 @@ def examine(cfg: DoctorConfig, say: Callable[[str], None]) -> bool:
     if cfg.weights.transport == "file":
         checks["weights"] = partial(machine.disk, cfg.weights.folder, needed=0)
     if cfg.cluster.address is not None:
-        checks["nodes"] = partial(_nodes, cfg.cluster, cfg.run_dir)
+        checks["nodes"] = partial(nodes.nodes, cfg.cluster, cfg.run_dir)
     return carry_out(checks, say)
-
-
-def _nodes(cluster: ClusterConfig, run_dir: str) -> Finding:
-    with ray_cluster(cluster, required_cpus=0.0):
-        found = nodes.ask_nodes(run_dir, timeout_seconds=cluster.startup_seconds)
-    return nodes.compare(found, nodes.versions(), run_dir=run_dir)

@@ -1,4 +1,4 @@
-"""Whether the nodes of a cluster are alike, share a folder and agree on the time."""
+"""Whether the nodes of a cluster are alike, share a folder both ways, and agree on the time."""
 
 import os
 import platform
@@ -6,117 +6,63 @@ import secrets
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from cispo.config import ClusterConfig
+from launch.cluster import ray_cluster
 from launch.health.finding import Finding, Level
+from launch.nodes import Node, wait_for_nodes
+from launch.shared_folders import check_nodes
 
-_COMPARED = ("torch", "ray", "transformers", "deepspeed")
 _MOST_APART_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Node:
-    """What a node says of itself.
+class Answer:
+    """What a node did when it was asked.
 
     Attributes:
         host: Its name.
-        software: Versions, by what they are of.
         seconds_apart: Its clock less ours, as far as a message there and back can tell.
-        reads: Whether it read what we wrote into the shared folder.
-        wrote: Name of the file that it wrote there; empty where it could not.
+        arrived: Whether what it wrote into the folder is there for us.
     """
 
     host: str
-    software: Mapping[str, str]
     seconds_apart: float
-    reads: bool
-    wrote: str
+    arrived: bool
 
 
-def versions() -> dict[str, str]:
-    """Return the versions that all nodes should have."""
-    return {"python": platform.python_version(), **{name: version(name) for name in _COMPARED}}
+def nodes(cluster: ClusterConfig, run_dir: str) -> Finding:
+    """Join the cluster, compare its nodes with this machine, and let each write in the folder.
 
-
-def answer(folder: str, name: str, secret: str) -> tuple[str, dict[str, str], float, bool, str]:
-    """Say what this node has, and read and write in the folder; runs on each node."""
-    place = Path(folder)
-    reads = (place / name).is_file() and (place / name).read_text(encoding="utf-8") == secret
-    wrote = f"{name}.{platform.node()}.{os.getpid()}"
-    try:
-        (place / wrote).write_text(secret, encoding="utf-8")
-    except OSError:
-        wrote = ""
-    return platform.node(), versions(), time.time(), reads, wrote
-
-
-def ask_nodes(run_dir: str, *, timeout_seconds: float) -> list[Node]:
-    """Ask every living node of the cluster that this process has joined.
-
-    The folder is made where it is missing; what is written in it is removed again.
+    Args:
+        cluster: With an address.
+        run_dir: The folder; it is made where it is missing.
 
     Raises:
-        OSError: We cannot write into the folder ourselves.
+        ConfigError: There is no such cluster, nodes are missing, have other versions or other code,
+            or do not see what we write.
     """
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
     folder = Path(run_dir).expanduser().absolute()
-    folder.mkdir(parents=True, exist_ok=True)
-    name, secret = f".doctor-{secrets.token_hex(8)}", secrets.token_hex(16)
-    (folder / name).write_text(secret, encoding="utf-8")
-    remote = ray.remote(answer)
-    nodes: list[Node] = []
-    try:
-        for node in ray.nodes():
-            if not node["Alive"]:
-                continue
-            there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-            task = remote.options(num_cpus=0, scheduling_strategy=there)
-            ray.get(task.remote(str(folder), name, secret), timeout=timeout_seconds)  # starts it
-            sent = time.time()
-            host, software, at, reads, wrote = ray.get(
-                task.remote(str(folder), name, secret), timeout=timeout_seconds
-            )
-            nodes.append(
-                Node(
-                    host=host,
-                    software=software,
-                    seconds_apart=at - (sent + time.time()) / 2,
-                    reads=reads,
-                    wrote=wrote if wrote and (folder / wrote).is_file() else "",
-                )
-            )
-    finally:
-        for file in folder.glob(f"{name}*"):
-            file.unlink(missing_ok=True)
-    return nodes
+    with ray_cluster(cluster, required_cpus=0.0):
+        found = wait_for_nodes(cluster, None)
+        check_nodes(found, written={"run_dir": folder}, read={})
+        answers = _ask(found, folder, timeout_seconds=cluster.startup_seconds)
+    return compare(answers, run_dir=run_dir)
 
 
-def compare(nodes: Sequence[Node], ours: Mapping[str, str], *, run_dir: str) -> Finding:
-    """Say in what nodes differ from this one."""
-    wrong = [
-        f"{node.host} has {name} {node.software.get(name)}, this one {ours[name]}"
-        for node in nodes
-        for name in ours
-        if node.software.get(name) != ours[name]
-    ]
-    if wrong:
+def compare(answers: Sequence[Answer], *, run_dir: str) -> Finding:
+    """Say which nodes cannot write, and how far clocks are apart."""
+    mute = [answer.host for answer in answers if not answer.arrived]
+    if mute:
         return Finding(
             level=Level.FAIL,
-            text=", ".join(wrong),
-            fix="install the same environment on all nodes",
+            text=f"run_dir={run_dir}: what {', '.join(mute)} writes does not arrive here",
+            fix="mount it with the right to write on all nodes",
         )
-    blind = [node.host for node in nodes if not (node.reads and node.wrote)]
-    if blind:
-        return Finding(
-            level=Level.FAIL,
-            text=f"run_dir={run_dir} is not one folder for {', '.join(blind)}",
-            fix="name a run_dir on a file system that all nodes mount under the same path",
-        )
-    apart = max((abs(node.seconds_apart) for node in nodes), default=0.0)
-    said = f"{len(nodes)} alike, {run_dir} is shared"
+    apart = max((abs(answer.seconds_apart) for answer in answers), default=0.0)
+    said = f"{len(answers)} alike, {run_dir} is shared"
     if apart > _MOST_APART_SECONDS:
         return Finding(
             level=Level.WARN,
@@ -124,3 +70,41 @@ def compare(nodes: Sequence[Node], ours: Mapping[str, str], *, run_dir: str) -> 
             fix="run chrony or systemd-timesyncd on all nodes",
         )
     return Finding(text=f"{said}, clocks agree to {apart:.2f} s")
+
+
+def write_there(path: str) -> Mapping[str, Any]:
+    """Write a file and say when; runs on each node."""
+    name = ""
+    try:
+        place = Path(f"{path}.{platform.node()}.{os.getpid()}")
+        place.write_text("", encoding="utf-8")
+        name = place.name
+    except OSError:
+        pass  # that it does not arrive is what we want to know
+    return {"name": name, "seconds": time.time()}
+
+
+def _ask(found: Sequence[Node], folder: Path, *, timeout_seconds: float) -> list[Answer]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    mark = folder / f".doctor-{secrets.token_hex(8)}"
+    answers = []
+    try:
+        for node in found:
+            there = NodeAffinitySchedulingStrategy(node_id=node.node_id, soft=False)
+            task = ray.remote(write_there).options(num_cpus=0, scheduling_strategy=there)
+            ray.get(task.remote(str(mark)), timeout=timeout_seconds)  # the first starts a process
+            sent = time.time()
+            said = ray.get(task.remote(str(mark)), timeout=timeout_seconds)
+            answers.append(
+                Answer(
+                    host=node.host,
+                    seconds_apart=said["seconds"] - (sent + time.time()) / 2,
+                    arrived=bool(said["name"]) and (folder / said["name"]).is_file(),
+                )
+            )
+    finally:
+        for file in folder.glob(f"{mark.name}*"):
+            file.unlink(missing_ok=True)
+    return answers
