@@ -188,9 +188,15 @@ class Graded:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ungraded:
-    """No judgement could be made, through no fault of the policy; never a reward of zero."""
+    """No judgement could be made, through no fault of the policy; never a reward of zero.
+
+    Attributes:
+        cause: Why.
+        is_for_good: Whether the task cannot be judged at all, as its truth cannot be read.
+    """
 
     cause: str
+    is_for_good: bool = False
 
 
 Verdict: TypeAlias = Graded | Ungraded

@@ -18,6 +18,7 @@ from cispo.config.doctor import DoctorConfig
 from cispo.config.evaluate import EvaluateConfig
 from cispo.config.plan import PlanConfig
 from cispo.config.prepare import PrepareConfig
+from cispo.config.prepare_tasks import PrepareTasksConfig
 from cispo.config.score import ScoreConfig
 from cispo.config.serve import ServeConfig
 from cispo.config.watch import WatchConfig
@@ -35,6 +36,7 @@ SCHEMAS: Mapping[str, type] = {
     "score": ScoreConfig,
     "admit": AdmitConfig,
     "prepare": PrepareConfig,
+    "prepare_tasks": PrepareTasksConfig,
     "serve": ServeConfig,
     "export": ExportConfig,
     "watch": WatchConfig,

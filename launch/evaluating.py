@@ -33,17 +33,17 @@ def run_evaluation(cfg: EvaluateConfig) -> None:
     """
     tasks = {name: _tasks(name, one, seed=cfg.seed) for name, one in cfg.sets.items()}
     output = Path(cfg.output).expanduser()
-    file = AnswerFile(output, _settings(cfg), overwrite=cfg.overwrite)
+    file = AnswerFile(output, answer_settings(cfg), overwrite=cfg.overwrite)
     num_problems = sum(len(found) for found in tasks.values())
     with open_console(name=_name(cfg), iterations=num_problems) as console:
-        answers = asyncio.run(_answers(cfg, tasks, file, console.progress))
+        answers = asyncio.run(answer_sets(cfg, tasks, file, console.progress))
     described = {
         name: describe_set(
             answers[name], num_rollouts=one.num_rollouts, metric=one.metric, seed=cfg.seed
         )
         for name, one in cfg.sets.items()
     }
-    results = {"name": _name(cfg), "settings": _settings(cfg), "sets": described}
+    results = {"name": _name(cfg), "settings": answer_settings(cfg), "sets": described}
     (output / RESULTS).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     draw([results], output / "results.png")
     for line in result_lines(results):
@@ -71,9 +71,14 @@ def run_comparison(cfg: EvaluateConfig) -> None:
     draw([ours, theirs], output / "comparison.png")
 
 
-async def _answers(
+async def answer_sets(
     cfg: EvaluateConfig, tasks: dict[str, list[Task]], file: AnswerFile, progress: Progress
 ) -> dict[str, list[Answer]]:
+    """Answer and judge what the file does not hold, and return all answers by set.
+
+    Raises:
+        CispoError: A problem cannot be answered, or its verifier does not exist.
+    """
     named = named_verifiers(cfg.reward.verifiers)
     used = sorted({task.verifier for found in tasks.values() for task in found})
     verifiers = [named.get(name, name) for name in used]
@@ -129,8 +134,8 @@ def _tasks(name: str, one: EvaluationSetConfig, *, seed: int) -> list[Task]:
     return list(tasks.values())
 
 
-def _settings(cfg: EvaluateConfig) -> dict[str, Any]:
-    """Return what the answers depend on."""
+def answer_settings(cfg: EvaluateConfig) -> dict[str, Any]:
+    """Return what the answers depend on, for their file."""
     settings: dict[str, Any] = {
         "engine": cfg.engine,
         "seed": cfg.seed,

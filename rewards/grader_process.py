@@ -71,7 +71,7 @@ class GraderProcess:
                 case {"starved": True}:
                     cause = "the grader got hardly any processor time"
                 case {"bad_truth": reason}:
-                    return Ungraded(cause=f"{name}: {reason}")
+                    return Ungraded(cause=f"{name}: {reason}", is_for_good=True)
                 case _:
                     cause = f"the grader died: {response}"
         return Ungraded(cause=f"{name}: {cause}")
