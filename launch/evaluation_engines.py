@@ -108,7 +108,10 @@ class _Asked:
         try:
             completion = await self._endpoint.complete(messages, _fields(self._sampling, seed))
         except EndpointError as error:
-            raise RolloutError(f"task {task.task_id}: {error}") from error
+            raise RolloutError(
+                f"endpoint: no answer to task {task.task_id} from {error}; see that the server at "
+                "endpoint.url runs; the same command then asks only what is missing"
+            ) from error
         return text_rollout(
             task,
             completion.text,

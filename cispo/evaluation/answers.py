@@ -1,6 +1,7 @@
 """The answers of an evaluation on disk: a line each, written as they come, read by a next call."""
 
 import json
+import os
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -104,16 +105,18 @@ class AnswerFile:
                 f"output={folder}: holds answers and no {SETTINGS}; name another folder, or "
                 "overwrite=true"
             )
-        record.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        unfinished = record.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+        os.replace(unfinished, record)
         self._groups = self._read()
 
     def group(self, set_name: str, task_id: str, *, size: int) -> Sequence[Answer]:
-        """Return the answers to a problem, or none unless all of them are there and judged.
+        """Return the first answers to a problem, or none unless `size` are there and judged.
 
         What could not be judged is tried again by the next call.
         """
         known = self._groups.get((set_name, task_id), {})
-        found = [known[member] for member in sorted(known)]
+        found = [known[member] for member in range(size) if member in known]
         is_whole = len(found) == size and all(answer.parts is not None for answer in found)
         return found if is_whole else ()
 

@@ -34,6 +34,7 @@ def test_what_is_whole_and_judged_is_found_again(tmp_path: Path) -> None:
     again = AnswerFile(tmp_path, {"seed": 1}, overwrite=False)
     assert again.group("sums", "a", size=2) == [RIGHT, WRONG]
     assert again.group("sums", "a", size=3) == ()
+    assert again.group("sums", "a", size=1) == [RIGHT]
     assert again.group("sums", "b", size=1) == ()
     again.append([replace(LOST, parts={"correct": 0.0}, cause=None)])
     assert len(AnswerFile(tmp_path, {"seed": 1}, overwrite=False).group("sums", "b", size=1)) == 1

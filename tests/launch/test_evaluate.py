@@ -214,6 +214,14 @@ def test_answers_of_others_are_judged(tmp_path: Path) -> None:
         (["evaluation_set=[nedle]", "engine=wrong"], ("nedle",)),
         (["evaluation_set=[gsm8k]", "engine=wrong"], ("sets.gsm8k.source.name", "data=FOLDER")),
         (["evaluation_set=[needle]", "engine=endpoint"], ("endpoint.url",)),
+        (
+            [
+                "evaluation_set=[needle]",
+                "endpoint.url=http://localhost:9",
+                "endpoint.max_attempts=1",
+            ],
+            ("no answer", "localhost:9", "only what is missing"),
+        ),
         (["evaluation_set=[needle]", "engine=oracle"], ("engine=oracle", "perfect")),
         (["evaluation_set=[needle]", "sets.needle.metric=reward"], ("metric=reward", "score")),
         (["evaluation_set=[needle]", "engine=wrong", "sets.needle.num_tasks=null"], ("no end",)),
