@@ -190,7 +190,7 @@ def main() -> None:
     if options.child:
         print(json.dumps(update(options.child, recompute=options.recompute)))
         return
-        from benchmarks.targets import Target, conclude
+    from benchmarks.targets import Target, conclude
 
     began = time.perf_counter()
     lengths = {False: KEPT_LENGTHS, True: (*RECOMPUTED_LENGTHS, options.longest)}

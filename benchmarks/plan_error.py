@@ -1,7 +1,8 @@
 """How far plans are from what finished runs measured: times, bytes published, memory.
 
-    python -m benchmarks.plan_error runs/smoke runs/smoke_async runs/other     # writes its result
-    python -m benchmarks.plan_error --quick runs/smoke                         # writes nothing
+    python -m benchmarks.plan_runs --smollm2 FOLDER     # makes runs/plan_*
+    python -m benchmarks.plan_error runs/plan_*         # writes its result
+    python -m benchmarks.plan_error --quick runs/mine   # writes nothing
 
 Each run is planned on `--machine` (conf/machine) with its own config.yaml, and with what only its
 metrics can tell: lengths of prompts and rollouts, and the share of dropped groups. The prediction
@@ -12,13 +13,15 @@ is then compared with medians over its iterations; the first one, which warms up
   task was sampled.
 - learner, sync: seconds of the updates, and of the publish.
 - iteration: waiting for rollouts, learning and publishing together, against the simulation.
+- bottleneck: which of engine, learner and sync takes most.
+- memory: of the learner's and the engine's process, where `benchmarks.plan_runs` made the run.
 
 The error is predicted / measured - 1. Beside it stands the error of the same prediction after
 scaling by the other runs' mean ratio (geometric), which is what is left once a machine is
 calibrated: a part that is wrong by one constant has no error there. With one run there is none.
 
-Memory is compared with `benchmarks/results/learner_memory.json`, where it exists: the growth of a
-process during an update against the plan's parts without the weights, which are there before.
+Memory is also compared with `benchmarks/results/learner_memory.json`, where it exists: the growth
+of a process during an update against the plan's parts without the weights, which are there before.
 """
 
 import argparse
@@ -42,6 +45,8 @@ from launch.typed import to_typed
 ROOT = Path(__file__).parents[1]
 RESULT = Path(__file__).parent / "results" / "plan_error.json"
 LEARNER_MEMORY = RESULT.with_name("learner_memory.json")
+MEMORY = "memory.json"
+PARTS = ("engine", "learner", "sync")
 NINTH_DECILE = 1.2816
 """Of a standard normal variable."""
 
@@ -128,6 +133,16 @@ def compare_run(run: Path, *, machine: str) -> Row:
         "predicted_seconds": predicted,
         "measured_seconds": measured(lines),
     }  # fmt: skip
+    row["bottleneck"] = {
+        name: max(PARTS, key=lambda part: seconds[part])
+        for name, seconds in (("predicted", predicted), ("measured", row["measured_seconds"]))
+    }
+    if (run / MEMORY).is_file():
+        row["measured_memory_bytes"] = json.loads((run / MEMORY).read_text())
+        row["predicted_memory_bytes"] = {
+            name: memory.total + memory.host_total
+            for name, memory in (("learner", plan.learner), ("engine", plan.engine))
+        }
     if any("engine/sync_bytes" in line for line in lines):
         row["predicted_sync_bytes"] = plan.sync_bytes
         row["measured_sync_bytes"] = middle(lines, "engine/sync_bytes")
@@ -149,6 +164,15 @@ def add_errors(rows: list[Row]) -> None:
             if others:
                 scale = math.exp(sum(others) / len(others))
                 row["calibrated_error"][part] = ratio / scale - 1
+        row["memory_error"] = memory_errors(row)
+
+
+def memory_errors(row: Row) -> dict[str, float]:
+    """Errors of memory by process; none where it was not measured."""
+    return {
+        name: predicted / row["measured_memory_bytes"][name] - 1
+        for name, predicted in row.get("predicted_memory_bytes", {}).items()
+    }
 
 
 def memory_rows() -> list[Row]:
@@ -199,6 +223,14 @@ def show(rows: list[Row], memory: list[Row]) -> None:
                 f"  {part:10} {predicted:>8.2f} s {row['measured_seconds'][part]:>8.2f} s "
                 f"{row['error'][part]:>+8.0%}  "
                 + ("" if calibrated is None else f"{calibrated:>+10.0%}")
+            )
+        words = row["bottleneck"]
+        print(f"  bottleneck {words['predicted']} predicted, {words['measured']} measured")
+        for process, error in row["memory_error"].items():
+            sizes = row["predicted_memory_bytes"][process], row["measured_memory_bytes"][process]
+            print(
+                f"  {process + ' memory':15} {sizes[0] / 2**30:.2f} GiB predicted, "
+                f"{sizes[1] / 2**30:.2f} measured, {error:+.0%}"
             )
         if "measured_sync_bytes" in row:
             print(

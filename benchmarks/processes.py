@@ -43,6 +43,15 @@ def resident_bytes(pid: int) -> int:
         return 0
 
 
+def peak_bytes(pid: int) -> int:
+    """The most that a process had resident until now, 0 where it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return 0
+    return sum(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
+
+
 def _fields(pid: int) -> list[str]:
     """Return the words of /proc/PID/stat from the process's state on."""
     return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

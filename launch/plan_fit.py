@@ -48,6 +48,7 @@ def engine_of(cfg: PlanConfig, architecture: Architecture, context: float) -> Me
         num_devices=max(1, round(cfg.rollout.num_gpus)) if cfg.machine.is_gpu else 1,
         max_sequences=cfg.rollout.max_sequences,
         context_tokens=context,
+        process_bytes=0.0 if cfg.machine.is_gpu else cfg.machine.process_bytes,
     )
 
 
@@ -66,6 +67,7 @@ def learner_of(cfg: PlanConfig, architecture: Architecture, **changes: Any) -> M
         sequence_parallel=learner.sequence_parallel,
         recompute_layers=recompute,
         logprob_chunk=cfg.policy.logprob_chunk,
+        process_bytes=0.0 if cfg.machine.is_gpu else cfg.machine.process_bytes,
     )
 
 
@@ -85,11 +87,12 @@ def check_fit(
     usable = cfg.machine.usable_bytes
     if not cfg.machine.is_gpu:
         engines, ranks = cfg.rollout.num_actors, cfg.learner.num_ranks
-        needed = engines * engine.total + ranks * (learner.total + learner.host_total)
+        each_engine, each_rank = (one.total + one.host_total for one in (engine, learner))
+        needed = engines * each_engine + ranks * each_rank
         if needed > usable:
             raise ConfigError(
-                f"machine={cfg.machine.name}: {engines} engines of {_gb(engine.total)} (most of it "
-                f"{engine.largest}) and {ranks} ranks of {_gb(learner.total)} (most of it "
+                f"machine={cfg.machine.name}: {engines} engines of {_gb(each_engine)} (most of it "
+                f"{engine.largest}) and {ranks} ranks of {_gb(each_rank)} (most of it "
                 f"{learner.largest}) need {_gb(needed)} of {_gb(usable)}; lower "
                 "rollout.max_sequences or learner.micro_batch_tokens, or take a larger machine"
             )

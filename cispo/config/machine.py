@@ -22,6 +22,8 @@ class MachineConfig:
         memory_bytes: Of a device; of the host where devices are cores.
         memory_margin: Share of that which nothing is planned for: contexts, fragments, other
             programs.
+        process_bytes: What an engine's or a rank's process holds besides its tensors: interpreter
+            and libraries. It counts where devices are cores; a GPU's context is in the margin.
         memory_bytes_per_second: Bandwidth of a device's memory.
         host_memory_bytes: Of a host, for what is offloaded.
         link_bytes_per_second: Of one device to devices of other hosts, or between processes.
@@ -42,6 +44,7 @@ class MachineConfig:
     flops_per_second: float
     memory_bytes: float
     memory_margin: float = 0.1
+    process_bytes: float = 0.0
     memory_bytes_per_second: float
     host_memory_bytes: float
     link_bytes_per_second: float
@@ -74,7 +77,8 @@ class MachineConfig:
             self.memory_margin,
             "must lie in [0, 1)",
         )
-        for key in ("step_seconds", "pass_seconds", "publish_seconds", "price_per_hour"):
+        others = ("process_bytes", "step_seconds", "pass_seconds", "publish_seconds")
+        for key in (*others, "price_per_hour"):
             require(getattr(self, key) >= 0, f"machine.{key}", getattr(self, key), "must be >= 0")
 
     @property

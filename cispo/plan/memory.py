@@ -56,6 +56,7 @@ def engine_memory(
     num_devices: int,
     max_sequences: int,
     context_tokens: float,
+    process_bytes: float = 0.0,
 ) -> Memory:
     """What a device of an engine holds while all its sequences run.
 
@@ -65,6 +66,7 @@ def engine_memory(
         num_devices: Devices that share an engine's weights and caches evenly.
         max_sequences: Sequences at once.
         context_tokens: Of a running sequence on average, prompt included.
+        process_bytes: What is there besides tensors.
     """
     pages = -(-context_tokens // PAGE_TOKENS) * PAGE_TOKENS
     weights = architecture.weight_bytes(number_bytes)
@@ -77,6 +79,7 @@ def engine_memory(
             * architecture.cache_bytes_per_token(number_bytes)
             / num_devices,
             "logits": 2 * _WIDE * max_sequences * architecture.vocab_size / num_devices,
+            "process": process_bytes,
         },
         host_parts={"weights on their way": weights / num_devices},
     )
@@ -115,6 +118,7 @@ def learner_memory(
     sequence_parallel: int,
     recompute_layers: bool,
     logprob_chunk: int,
+    process_bytes: float = 0.0,
 ) -> Memory:
     """What a rank holds at the peak of an optimizer step.
 
@@ -128,6 +132,7 @@ def learner_memory(
         sequence_parallel: Ranks that share a row.
         recompute_layers: Whether only the inputs of layers are kept.
         logprob_chunk: Tokens that go through the head at once.
+        process_bytes: What is there besides tensors.
     """
     parameters = architecture.parameters
     divided = {stage: parameters / (num_ranks if zero_stage >= stage else 1) for stage in (1, 2, 3)}
@@ -155,6 +160,7 @@ def learner_memory(
         architecture, number_bytes=number_bytes, recompute_layers=recompute_layers
     )
     parts["logits"] = 2.0 * _WIDE * min(logprob_chunk, tokens) * architecture.vocab_size
+    parts["process"] = process_bytes
     return Memory(parts=parts, host_parts=host)
 
 
