@@ -154,9 +154,9 @@ async function search(results, isNow) {
 function found(answer, results, isNow) {
   if (answer.error) return [el("p", { className: "wrong" }, answer.error.message)];
   const whole = answer.num_searched >= answer.num_rollouts;
-  const searched = whole ? "" : ` so far; ${answer.num_searched.toLocaleString("en")} of ${answer.num_rollouts.toLocaleString("en")} searched …`;
+  const searched = whole ? "" : ` so far, ${answer.num_searched.toLocaleString("en")} of ${answer.num_rollouts.toLocaleString("en")} searched …`;
   const last = Math.min(answer.total, answer.start + LIMIT);
-  const shown = answer.total ? `, ${answer.start + 1} to ${last} shown` : "";
+  const shown = answer.total ? `${answer.start + 1} to ${last} shown` : "";
   const page = (start) => () => { query.start = start; search(results, isNow); };
   const bar = el(
     "div",
@@ -189,7 +189,7 @@ function listed(rollout) {
     el("td", { className: "number" }, number(rollout.reward)),
     el("td", { className: "number" }, `${rollout.action_tokens}`),
     el("td", { className: "muted" }, rollout.stop_reason.replaceAll("_", " ")),
-    el("td", {}, el("div", { className: "preview" }, rollout.preview)),
+    el("td", {}, el("div", { className: "preview" }, rollout.preview.trim().replaceAll("\n", " ↵ "))),
   );
 }
 

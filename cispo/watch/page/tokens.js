@@ -6,10 +6,15 @@ import { square, verdict } from "./rollouts.js";
 const AT_ONCE = 4000;
 const MODES = {
   logprobs: { name: "log-probability", low: "certain", high: "surprising", of: (token) => Math.min(1, Math.sqrt(Math.max(0, -token.logprob) / 4)), colour: heat },
-  ratios: { name: "ratio", low: "÷2", high: "×2", of: (token) => (token.ratio === undefined || token.ratio === null ? null : Math.max(-1, Math.min(1, Math.log2(token.ratio)))), colour: diverging },
+  ratios: { name: "ratio", low: "÷2", high: "×2", of: (token) => (token.ratio === undefined || token.ratio === null ? null : Math.max(-1, Math.min(1, signedRoot(Math.log2(token.ratio))))), colour: diverging },
   advantage: { name: "advantage × ratio", low: "pushed down", high: "pulled up", of: (token) => (token.advantage === null ? null : Math.max(-1, Math.min(1, (token.advantage * (token.ratio ?? 1)) / 2.5))), colour: pull },
 };
 let mode = "logprobs";
+
+// Lets small differences be seen beside large ones.
+function signedRoot(value) {
+  return Math.sign(value) * Math.sqrt(Math.abs(value));
+}
 
 function heat(value) {
   return `rgba(228, 87, 46, ${(0.85 * value).toFixed(3)})`;
