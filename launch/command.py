@@ -1,9 +1,11 @@
 """What all commands share: compose, check, run; a user's error is one message and exit code 2."""
 
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import NoReturn, TypeVar
 
 import hydra
@@ -27,6 +29,9 @@ from launch.sweeps import job_of_sweep, set_apart
 from launch.typed import schema_at, to_typed, unknown_key
 
 Schema = TypeVar("Schema")
+
+_OF_A_LIST = re.compile(r"Could not load '(\w+)/([^']+)'")
+"""What Hydra says of a list's member that does not exist, without what does."""
 
 SCHEMAS: Mapping[str, type] = {
     "train": RunConfig,
@@ -95,6 +100,11 @@ def _message(error: Exception, schema: type) -> str:
     """One message in the words of the configuration, whatever library noticed the error."""
     if isinstance(error, MissingConfigException) and error.options:
         return f"{str(error).splitlines()[0]}; there are {', '.join(error.options)}"
+    if missing := _OF_A_LIST.search(str(error)):
+        group, name = missing.groups()
+        folder = Path(__file__).parents[1] / "conf" / group
+        there = ", ".join(sorted(file.stem for file in folder.glob("*.yaml")))
+        return f"{group}=[{name}]: there are {there}"
     cause: BaseException | None = error
     while cause is not None:
         key = getattr(cause, "full_key", None)

@@ -211,7 +211,7 @@ def test_answers_of_others_are_judged(tmp_path: Path) -> None:
     [
         ([], ("sets", "evaluation_set=[")),
         (["evaluation_set=[needle]"], ("policy.path=null",)),
-        (["evaluation_set=[nedle]", "engine=wrong"], ("nedle",)),
+        (["evaluation_set=[nedle]", "engine=wrong"], ("evaluation_set=[nedle]", "needle")),
         (["evaluation_set=[gsm8k]", "engine=wrong"], ("sets.gsm8k.source.name", "data=FOLDER")),
         (["evaluation_set=[needle]", "engine=endpoint"], ("endpoint.url",)),
         (
