@@ -14,6 +14,7 @@ from cispo.config import AdvantageKind
 from cispo.errors import DivergedError, RolloutError
 from cispo.evaluate import HeldOutEvaluator
 from cispo.ports import Learner
+from cispo.schedules import Schedules
 from cispo.stream import OrderedStream
 from cispo.tracking.history import read_history
 from cispo.tracking.jsonl import JsonlTracker
@@ -222,6 +223,30 @@ async def test_each_step_logs_the_time_of_every_phase_and_speeds() -> None:
     assert metrics["time/rollout_tokens_per_second"] > 0
     assert metrics["time/learner_tokens_per_second"] > 0
     assert "time/restore_seconds" not in metrics
+
+
+async def test_a_schedule_sees_all_groups_of_an_iteration_before_more_are_sampled() -> None:
+    verifier = FakeVerifier(lambda task, member: 0.0 if task == "task-1" else float(member))
+    run = Run(iterations=2, verifier=verifier)
+    started: list[int] = []
+
+    class Schedule(Schedules):
+        def observe(self, groups: Sequence[Group]) -> Metrics:
+            run.journal.calls.append(f"observe {len(groups)}")
+            started.append(len(run.engine.started))
+            return {"window/stage": float(len(started))}
+
+    await train(
+        replace(run.parts, schedule=Schedule()),
+        iterations=2,
+        updates_per_iteration=1,
+        evaluate_every=-1,
+        checkpoint_every=0,
+    )
+    first = ["publish", "take", "step 8", "observe 5", "publish", "release", "log 1"]
+    assert run.journal.calls[:7] == first
+    assert started == [5, 9]
+    assert [metrics["window/stage"] for _, metrics in run.tracker.lines] == [1.0, 2.0]
 
 
 async def test_dropped_groups_are_recorded_with_the_others() -> None:

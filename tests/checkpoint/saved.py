@@ -17,6 +17,8 @@ CONFIG = {
     "tracking": {"wandb_mode": "offline"},
 }
 
+SCHEDULES = {"length_window": {"stage": 1, "perplexities": [1.5, 1.25]}}
+
 
 class Learner:
     """Saves its number as it is when it is asked, and goes on only when it is let.
@@ -62,7 +64,14 @@ def full_disk() -> Exception:
 def checkpoints_in(
     folder: Path, *, keep: int = 2, warn: Callable[[str], None] = print
 ) -> Checkpoints:
-    return Checkpoints(folder, keep=keep, config=CONFIG, tracker_run_id="abc123", warn=warn)
+    return Checkpoints(
+        folder,
+        keep=keep,
+        config=CONFIG,
+        tracker_run_id="abc123",
+        schedules=lambda: SCHEDULES,
+        warn=warn,
+    )
 
 
 async def begin(

@@ -13,6 +13,7 @@ from cispo.checkpoint import find_checkpoint
 from cispo.errors import CheckpointError, LearnerError
 from tests.checkpoint.saved import (
     CONFIG,
+    SCHEDULES,
     Learner,
     begin,
     checkpoints_in,
@@ -30,6 +31,7 @@ def test_what_was_saved_comes_back(tmp_path: Path) -> None:
     state = found.state
     assert (state.iteration, state.version, state.next_task_index) == (3, 4, 96)
     assert (state.config, state.tracker_run_id, found.skipped) == (CONFIG, "abc123", ())
+    assert state.schedules == SCHEDULES
     learner = Learner()
     asyncio.run(learner.restore(found.path))
     assert learner.number == 3
