@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoModelForCausalLM
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from cispo.errors import ConfigError
 from cispo.policy.base import Policy, TokenScores
@@ -55,7 +53,7 @@ class TransformersPolicy(Policy):
                     f"policy.recompute_layers=true: the model's config.json sets {field}={value}; "
                     "set it to 0.0 there, which is what the learner does in any case"
                 )
-        if not any(isinstance(m, GradientCheckpointingLayer) for m in self.network.modules()):
+        if not self._layers():
             raise ConfigError(
                 f"policy.recompute_layers=true: {type(self.network).__name__} cannot; set it to "
                 "false"
@@ -105,13 +103,19 @@ class TransformersPolicy(Policy):
         # its own. The learner never sets training mode, without which transformers recomputes
         # nothing: a layer's own flag changes nothing else where there is no dropout.
         is_partitioned = any(hasattr(p, "ds_id") for p in self.network.parameters())
-        for layer in self.network.modules():
-            if isinstance(layer, GradientCheckpointingLayer):
-                layer.gradient_checkpointing = True
-                layer._gradient_checkpointing_func = partial(
-                    checkpoint, use_reentrant=is_partitioned, preserve_rng_state=False
-                )
-                layer.training = True
+        for layer in self._layers():
+            layer.gradient_checkpointing = True
+            layer._gradient_checkpointing_func = partial(
+                checkpoint, use_reentrant=is_partitioned, preserve_rng_state=False
+            )
+            layer.training = True
+
+    def _layers(self) -> list[Any]:
+        """Those that can be computed again."""
+        from transformers.modeling_layers import GradientCheckpointingLayer  # takes seconds
+
+        modules = self.network.modules()
+        return [layer for layer in modules if isinstance(layer, GradientCheckpointingLayer)]
 
 
 def load_transformers(path: str, *, dtype: torch.dtype, logprob_chunk: int) -> TransformersPolicy:
@@ -120,6 +124,8 @@ def load_transformers(path: str, *, dtype: torch.dtype, logprob_chunk: int) -> T
     Raises:
         ConfigError: There is no such model, or its log-probabilities would be wrong.
     """
+    from transformers import AutoModelForCausalLM  # takes seconds, which no other policy needs
+
     try:
         network = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:

@@ -26,7 +26,7 @@ from tests.integration.small_run import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-ITERATIONS = 18
+ITERATIONS = 16
 RUN = (
     *LITTLE,
     f"tasks.sources=[{SUMS}, {PROGRAMS}]",
@@ -41,8 +41,9 @@ RUN = (
     "evaluation.every=-1",
 )
 ORDERLY = ("driver", "learner rank", "rollout actor", "reward worker", "sandbox")
-SYNCHRONOUS = (*ORDERLY, *ORDERLY[2:], *ORDERLY[2:], "rollout actor")
-OVERLAPPED = (*ORDERLY, *ORDERLY[2:], *ORDERLY[2:])
+MORE = ("rollout actor", "reward worker", "sandbox", "sandbox", "sandbox")
+SYNCHRONOUS = (*ORDERLY, *MORE, "reward worker")
+OVERLAPPED = (*ORDERLY, *MORE)
 LONGEST_WAIT_SECONDS = 240.0
 
 

@@ -72,7 +72,7 @@ class ExpertRows:
     def _by_same_experts(self, x: Tensor, experts: Sequence[int]) -> Tensor:
         """Run all rows x [M, d] through the same k experts: [M, k, d]."""
         inner = _gated(torch.cat([self._gate_up[expert](x) for expert in experts]))
-        parts = zip(experts, inner.split(len(x)), strict=True)
+        parts = zip(experts, inner.view(len(experts), len(x), -1), strict=True)
         return torch.stack([self._down[expert](part) for expert, part in parts], dim=1)
 
     def _by_own_experts(self, x: Tensor, experts: Tensor) -> Tensor:
