@@ -47,6 +47,7 @@ class RunTrackers:
     ) -> None:
         self._folder = folder
         self._name = name
+        self._iterations: int | None = config.get("iterations")
         self._tracking = tracking
         self._pieces = pieces
         self.spans = Spans()
@@ -119,7 +120,12 @@ class RunTrackers:
         summary: dict[str, object] = {}
         try:
             if (self._folder / "metrics.jsonl").stat().st_size:
-                summary = conclude(self._folder, name=self._name, failures=self._failures())
+                summary = conclude(
+                    self._folder,
+                    name=self._name,
+                    iterations=self._iterations,
+                    failures=self._failures(),
+                )
         finally:
             self.finish(summary)
 

@@ -25,6 +25,11 @@ details { margin: .6rem 0; } summary { cursor: pointer; }
 .rollout { margin: 1rem 0; padding: 1rem; border: 1px solid var(--line); border-radius: 10px; }
 .rollout header { display: flex; flex-wrap: wrap; gap: .4rem 1rem; margin-bottom: .6rem;
   color: var(--muted); font-size: .88rem; }
+.verdict { margin: 0 0 1.2rem; padding: .8rem 1.1rem; border-left: 6px solid; border-radius: 8px; }
+.verdict b { font-size: 1.1rem; } .verdict ul { margin: .4rem 0 0; padding-left: 1.3rem; }
+.verdict li b { font-size: inherit; } .verdict p { margin: .3rem 0 0; color: var(--muted); }
+.verdict.healthy { background: #e7f5ef; border-color: #117a59; }
+.verdict.look { background: #fdeee8; border-color: #c2370f; }
 .right { color: #117a59; font-weight: 600; } .wrong { color: #c2370f; font-weight: 600; }
 """
 

@@ -1,4 +1,4 @@
-"""Writes report.html: the picture, the summary, some rollouts and the configuration in one file."""
+"""Writes report.html: verdict, picture, summary, some rollouts and configuration in one file."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,8 +6,11 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from cispo.tracking.compute import ComputeCurve
 from cispo.tracking.headline import duration
+from cispo.tracking.health import Health
 from cispo.tracking.html import cards, folded, page, table
+from cispo.tracking.scaling import Fit
 
 _ROLLOUTS_SHOWN = 8
 
@@ -17,6 +20,8 @@ def write_report(
     *,
     name: str,
     summary: Mapping[str, Any],
+    health: Health,
+    curve: ComputeCurve | None,
     picture: bytes,
     rollouts: Sequence[Mapping[str, Any]],
     config: str,
@@ -27,6 +32,8 @@ def write_report(
         path: The `.html` file.
         name: Name of the run.
         summary: What `summarise` returned.
+        health: What `examine` returned.
+        curve: Performance by compute; None where nothing was measured.
         picture: A PNG.
         rollouts: Entries of one rollout file, from which a few are shown.
         config: The run's `config.yaml`.
@@ -35,9 +42,11 @@ def write_report(
     body = [
         f"<h1>{escape(name)}</h1>",
         f'<p class="lead">{escape(lead(summary))}</p>',
+        *_verdict(health),
         cards(_highlights(summary)),
         f'<p><img alt="metrics by iteration" src="data:image/png;base64,{encoded}"></p>',
         *_heldout_section(summary),
+        *_scaling_section(curve),
         "<h2>Time by phase</h2>",
         table(("phase", "seconds", "share"), _phase_rows(summary)),
         *_rollout_section(rollouts),
@@ -84,6 +93,47 @@ def _highlights(summary: Mapping[str, Any]) -> dict[str, str]:
         "verdicts missing": _percent(summary["invalid_fraction"]),
     }
     return {caption: value for caption, value in shown.items() if value}
+
+
+def _verdict(health: Health) -> Iterator[str]:
+    kind = "healthy" if health.is_healthy else "look"
+    yield f'<div class="verdict {kind}"><b>{escape(health.headline)}</b>'
+    if len(health.findings) > 1:
+        listed = (f"<li><b>{escape(f.about)}</b>: {escape(f.why)}</li>" for f in health.findings)
+        yield f"<ul>{''.join(listed)}</ul>"
+    if health.notes:
+        yield f"<p>Also: {escape('; '.join(health.notes))}.</p>"
+    yield "</div>"
+
+
+def _scaling_section(curve: ComputeCurve | None) -> Iterator[str]:
+    if curve is None:
+        return
+    yield "<h2>Performance by compute</h2>"
+    what = "accuracy in training" if curve.metric.startswith("accuracy/") else curve.metric
+    if not isinstance(curve.fit, Fit):
+        reason = f"Where {what} will level off cannot be said: {curve.fit.reason}."
+        yield f"<p>{escape(reason)}</p>"
+        return
+    fit, spent = curve.fit, curve.compute[-1] - curve.compute[0]
+    yield (
+        "<p>ScaleRL's sigmoid R(C) = R<sub>0</sub> + (A - R<sub>0</sub>) / "
+        f"(1 + (C<sub>mid</sub>/C)<sup>B</sup>) through {escape(what)}. C counts token passes: one "
+        "a token sampled, three a token learned from. It says what more of the same would bring, "
+        "and holds only as far as tasks and settings stay what they are.</p>"
+    )
+    rows = [
+        ("A, where it levels off", f"{fit.asymptote:.1%}"),
+        ("95% interval of A, bootstrap", f"{fit.low:.1%} to {fit.high:.1%}"),
+        ("R_0, before the first iteration", f"{fit.start:.1%}"),
+        ("C_mid, where half is gained, in token passes", f"{fit.midpoint:,.0f}"),
+        ("B, how steeply", f"{fit.exponent:.2f}"),
+        ("points miss the curve by (RMS)", f"{fit.rmse:.1%}"),
+        ("now", f"{fit.at(spent):.1%}"),
+        ("after twice the compute", f"{fit.at(2 * spent):.1%}"),
+        ("after ten times the compute", f"{fit.at(10 * spent):.1%}"),
+    ]
+    yield table(("number", "value"), rows)
 
 
 def _heldout_section(summary: Mapping[str, Any]) -> Iterator[str]:

@@ -20,7 +20,7 @@ MIN_POINTS = 7
 MIN_FACTOR = 3.0
 """Between the compute of the second point and that of the last."""
 
-WIDEST = 0.2
+WIDEST = 0.15
 """An interval of A wider than this leaves A undetermined."""
 
 _EXPONENTS = (0.25, 8.0)
