@@ -58,6 +58,7 @@ def summarise(history: History, *, failures: Mapping[str, int] | None = None) ->
         "dropped_groups": sum(
             value for _, m in history for name, value in m.items() if name.startswith("drops/")
         ),
+        "repetition_saved_tokens": _total(history, "rollout/repetition_saved_tokens"),
         "mismatch_max_nats": max(series(history, "mismatch/max_nats")[1], default=None),
         "faults": {**_faults(history), **{k: n for k, n in (failures or {}).items() if n}},
         "wall_seconds": phases.get("iteration", 0.0),
