@@ -1,6 +1,7 @@
 """A run whose processes are killed at random moments loses nothing, and counts nothing twice."""
 
 import random
+import signal
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -26,11 +27,12 @@ from tests.integration.small_run import (
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
-ITERATIONS = 16
+ITERATIONS = 20
+"""Of the run that nothing disturbs; the others go on until they were disturbed enough."""
+
 RUN = (
     *LITTLE,
     f"tasks.sources=[{SUMS}, {PROGRAMS}]",
-    f"iterations={ITERATIONS}",
     "checkpoint_every=1",
     "max_restarts=10",
     "learner.backend=local",
@@ -57,7 +59,8 @@ def whole(policy: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that nothing disturbed."""
 
     def make(folder: Path) -> None:
-        finish(start("launch.train", *RUN, f"policy.path={policy}", f"run_dir={folder}"))
+        mine = (f"policy.path={policy}", f"run_dir={folder}", f"iterations={ITERATIONS}")
+        finish(start("launch.train", *RUN, *mine))
 
     return once(tmp_path_factory, "undisturbed", make)
 
@@ -67,7 +70,7 @@ class Run:
 
     def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
         self._folder = folder
-        self._overrides = (*RUN, *overrides, f"run_dir={folder}")
+        self._overrides = (*RUN, *overrides, f"run_dir={folder}", "iterations=10000")
         self._starts = 0
         self._driver = self._start()
 
@@ -86,8 +89,15 @@ class Run:
             time.sleep(0.05)
         raise AssertionError(f"no {kind} was found after iteration {at_iteration}")
 
-    def finish(self) -> str:
-        return finish(self._driver)
+    def stop(self) -> None:
+        """Ask it to end, once it has logged another iteration."""
+        num_done = len(lines(self._folder))
+        while len(lines(self._folder)) == num_done:
+            self._refuse_an_end()
+            time.sleep(0.05)
+        self._driver.terminate()
+        output, _ = self._driver.communicate(timeout=LONGEST_WAIT_SECONDS)
+        assert self._driver.returncode == 128 + signal.SIGTERM, output
 
     def abandon(self) -> None:
         if self._driver.poll() is None:
@@ -135,12 +145,14 @@ def test_with_no_staleness_killed_processes_change_not_one_bit(
     killed = tmp_path / "killed"
     with running(killed, f"policy.path={policy}") as run:
         disturb(run, SYNCHRONOUS, seed=1)
-        run.finish()
+        run.stop()
 
-    assert [line["step"] for line in lines(whole)] == list(range(1, ITERATIONS + 1))
-    assert any(line["learn/grad_norm"] > 0 for line in lines(whole))
-    assert learned(killed) == learned(whole)
-    assert rollouts(killed) == rollouts(whole)
+    both = min(len(lines(killed)), ITERATIONS)
+    assert [line["step"] for line in lines(killed)[:both]] == list(range(1, both + 1))
+    assert both >= len(SYNCHRONOUS)
+    assert any(line["learn/grad_norm"] > 0 for line in lines(whole)[:both])
+    assert learned(killed)[:both] == learned(whole)[:both]
+    assert list(rollouts(killed).items())[:both] == list(rollouts(whole).items())[:both]
 
 
 def test_with_staleness_no_task_is_lost_or_trained_twice(
@@ -149,11 +161,14 @@ def test_with_staleness_no_task_is_lost_or_trained_twice(
     killed = tmp_path / "killed"
     with running(killed, f"policy.path={policy}", "max_staleness=2") as run:
         disturb(run, OVERLAPPED, seed=2)
-        run.finish()
+        run.stop()
 
-    assert [line["step"] for line in lines(killed)] == list(range(1, ITERATIONS + 1))
+    done = len(lines(killed))
+    assert [line["step"] for line in lines(killed)] == list(range(1, done + 1))
     assert max(line["staleness/max"] for line in lines(killed)) <= 2
-    assert tasks(killed) == tasks(whole)  # which ones they are does not depend on staleness
+    both = min(done, ITERATIONS)
+    assert both >= len(OVERLAPPED)
+    assert tasks(killed)[:both] == tasks(whole)[:both]  # which they are depends on no staleness
 
 
 def tasks(folder: Path) -> list[list[str]]:
