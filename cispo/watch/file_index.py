@@ -37,6 +37,9 @@ ROW = np.dtype(
 """
 
 
+_TOKENS, _RATIOS = b', "tokens": {"pieces": [', b'"ratios": ['
+
+
 class Names:
     """Texts by small numbers; only one thread may add to them."""
 
@@ -99,7 +102,7 @@ def index_file(path: Path, *, sources: Names, stops: Names) -> FileIndex:
         starts = accumulate((len(line) for line in lines), initial=0)
         for start, line in zip(starts, lines, strict=False):
             place = (len(members), start, len(line))
-            rows.append(place + _facets(json.loads(line), sources, stops))
+            rows.append(place + _facets(*_without_tokens(line), sources, stops))
         members.append(member)
     return FileIndex(
         path=path,
@@ -111,9 +114,24 @@ def index_file(path: Path, *, sources: Names, stops: Names) -> FileIndex:
     )
 
 
-def _facets(entry: Mapping[str, Any], sources: Names, stops: Names) -> tuple[Any, ...]:
-    reward, parts = entry["reward"], entry["parts"] or {}
+def _without_tokens(line: bytes) -> tuple[Mapping[str, Any], int]:
+    """A rollout without its single tokens, which are most of a line and last, and `traced`.
+
+    No text can look like where they begin, since its quotes are escaped.
+    """
+    begin = line.rfind(_TOKENS)
+    if begin >= 0:
+        try:
+            return json.loads(line[:begin] + b"}"), 2 if _RATIOS in line[begin:] else 1
+        except ValueError:
+            pass  # it is some part of the task that has such a shape
+    entry = json.loads(line)
     tokens = entry.get("tokens")
+    return entry, 0 if not tokens else 2 if "ratios" in tokens else 1
+
+
+def _facets(entry: Mapping[str, Any], traced: int, sources: Names, stops: Names) -> tuple[Any, ...]:
+    reward, parts = entry["reward"], entry["parts"] or {}
     return (
         entry["group"],
         entry["member"],
@@ -123,5 +141,5 @@ def _facets(entry: Mapping[str, Any], sources: Names, stops: Names) -> tuple[Any
         parts.get("correct", math.nan),
         entry["action_tokens"],
         entry["without_signal"] is not None,
-        0 if not tokens else 2 if tokens.get("ratios") else 1,
+        traced,
     )

@@ -130,3 +130,15 @@ def test_files_written_before_members_are_read_as_well(tmp_path: Path) -> None:
     index = indexed(tmp_path)
     assert index.entry(index.files[0], 1)["reward"] == 0.0
     assert index.files[0].rows["traced"].tolist() == [0, 0]
+
+
+def test_a_task_that_has_the_shape_of_tokens_is_read_as_well(tmp_path: Path) -> None:
+    shape = {"a": 1, "tokens": {"pieces": ["x"], "ratios": [1.0]}}
+    for step, recorded in ((1, 0), (2, 100)):
+        group = make_group([1.0, 0.0])
+        object.__setattr__(group.task, "truth", shape)
+        write_rollouts(tmp_path, step, [group], recorded_tokens=recorded)
+    untraced, traced = indexed(tmp_path).files
+    assert untraced.rows["traced"].tolist() == [0, 0]
+    assert traced.rows["traced"].tolist() == [1, 1]
+    assert untraced.rows["reward"].tolist() == traced.rows["reward"].tolist() == [1.0, 0.0]
