@@ -18,6 +18,7 @@ from cispo.tracking.rollouts import entries
 from cispo.types import Group, Lesson, Metrics, RolloutKind
 
 _TABLE_ROWS = 16
+_FORGET_SECONDS = 5.0
 _TABLES = {RolloutKind.TRAINING: "rollouts", RolloutKind.HELD_OUT: "heldout_rollouts"}
 _TABLE_COLUMNS = ("task_id", "source", "response", "reward", "stop_reason", "action_tokens")
 
@@ -41,7 +42,8 @@ class WandbTracker:
         num_failures: Calls that failed, and those that were left out after W&B was given up.
 
     Raises:
-        ConfigError: `online` without credentials: W&B would ask for them.
+        ConfigError: `online` without credentials, for which W&B would ask, or with an API key that
+            cannot be one.
     """
 
     def __init__(
@@ -55,11 +57,8 @@ class WandbTracker:
         run_id: str | None = None,
         deadline_seconds: float = 120.0,
     ) -> None:
-        if mode == "online" and not wandb.login(prompt=False):
-            raise ConfigError(
-                "tracking.wandb_mode=online: W&B has no credentials on this machine; run "
-                "`wandb login` first, or use tracking.wandb_mode=offline"
-            )
+        if mode == "online":
+            _refuse_without_credentials()
         self.num_failures = 0
         self.run_id = _run_id(folder / "wandb_run_id.txt", run_id)
         self._deadline_seconds = deadline_seconds
@@ -117,9 +116,9 @@ class WandbTracker:
         try:
             _call_within(self._deadline_seconds, action)
         except Exception as error:  # the run is worth more than its dashboard
-            if isinstance(error, TimeoutError):
+            if isinstance(error, TimeoutError) or what == "start":
                 self._run = None
-                _kill_service()
+                _end_service()
             self.num_failures += 1
             if self.num_failures == 1:
                 logging.getLogger(__name__).warning(
@@ -128,6 +127,20 @@ class WandbTracker:
                     type(error).__name__,
                     error,
                 )
+
+
+def _refuse_without_credentials() -> None:
+    """Look for credentials, without a word to the server: it may be away, and the run goes on."""
+    wandb.setup(wandb.Settings(silent=True))  # a login that says who we are asks it
+    try:
+        has_credentials = wandb.login(prompt=False, verify=False)
+    except wandb.errors.AuthenticationError as error:
+        raise ConfigError(f"tracking.wandb_mode=online: {error}") from error
+    if not has_credentials:
+        raise ConfigError(
+            "tracking.wandb_mode=online: W&B has no credentials on this machine; run "
+            "`wandb login` first, or use tracking.wandb_mode=offline"
+        )
 
 
 def _call_within(seconds: float, action: Callable[[], None]) -> None:
@@ -156,8 +169,19 @@ def _call_within(seconds: float, action: Callable[[], None]) -> None:
         raise errors[0]
 
 
+def _end_service() -> None:
+    """Kill W&B's own process, for which this one would wait at its end, and let W&B forget it."""
+    _kill_service()
+
+    def forget() -> None:
+        with contextlib.suppress(ConnectionError, SystemExit):  # it is dead, and was killed
+            wandb.teardown()
+
+    with contextlib.suppress(TimeoutError):
+        _call_within(_FORGET_SECONDS, forget)
+
+
 def _kill_service() -> None:
-    """Kill W&B's own process: at its exit this process would wait for it without end."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit():
             continue

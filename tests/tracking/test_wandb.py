@@ -2,7 +2,8 @@ import contextlib
 import logging
 import os
 import signal
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,9 @@ def test_a_run_that_cannot_start_does_not_stop_the_training(
     assert caplog.text.count("W&B failed to start") == 1
 
 
-def service_of_this_process() -> int:
-    """The process that W&B started: a child of ours."""
+def services_of_this_process() -> list[int]:
+    """The processes that W&B started: children of ours."""
+    found = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             parent = int(stat.read_text().rpartition(")")[2].split()[1])
@@ -90,18 +92,19 @@ def service_of_this_process() -> int:
         except (FileNotFoundError, ProcessLookupError):
             continue
         if parent == os.getpid() and b"wandb-core" in command:
-            return int(stat.parent.name)
-    raise AssertionError("W&B has no service")
+            found.append(int(stat.parent.name))
+    return found
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_service_that_dies_or_hangs_ends_no_run(
     offline: Path, caplog: pytest.LogCaptureFixture, number: signal.Signals
 ) -> None:
-    tracker = make_tracker(offline, deadline_seconds=5.0)
+    tracker = make_tracker(offline)
     tracker.log(1, {"reward/mean": 0.5})
     assert tracker.num_failures == 0
-    service = service_of_this_process()
+    tracker._deadline_seconds = 1.0  # no call will be answered from here on
+    (service,) = services_of_this_process()
     os.kill(service, number)
     for step in range(2, 5):
         tracker.log(step, {"reward/mean": 0.5, **{f"x/{i}": 0.5 for i in range(20_000)}})
@@ -126,7 +129,48 @@ def test_a_run_goes_on_under_the_id_that_its_checkpoint_names(offline: Path) -> 
     tracker.finish({})
     assert tracker.run_id == "abcd1234"
     assert (offline / "wandb_run_id.txt").read_text() == "abcd1234\n"
-    assert make_tracker(offline).run_id == "abcd1234"
+    again = make_tracker(offline)
+    again.finish({})
+    assert again.run_id == "abcd1234"
+
+
+@pytest.fixture
+def key(offline: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Credentials that look right, for this test alone."""
+    wandb.teardown()  # what it knows of the environment is that of an earlier test
+    monkeypatch.setenv("WANDB_API_KEY", "a" * 40)
+    yield
+    wandb.teardown()
+
+
+@pytest.mark.usefixtures("key")
+@pytest.mark.parametrize("listens", [True, False])
+def test_a_server_that_refuses_or_never_answers_costs_the_dashboard_and_not_the_run(
+    offline: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, listens: bool
+) -> None:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        if listens:
+            server.listen()
+        monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        tracker = make_tracker(offline, mode="online", deadline_seconds=1.0)
+        tracker.log(1, {"reward/mean": 0.5})
+        tracker.finish({})
+    assert tracker.num_failures == 3
+    said = [r.getMessage() for r in caplog.records if r.name == "cispo.tracking.wandb"]
+    assert said == [
+        "W&B failed to start (TimeoutError: no answer in 1 s); the run goes on, metrics.jsonl has "
+        "everything"
+    ]
+    # the interpreter would wait for it at its end
+    wait_until(lambda: services_of_this_process() == [], what="W&B's service is gone")
+
+
+@pytest.mark.usefixtures("key")
+def test_what_cannot_be_a_key_is_refused(offline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "too short")
+    with pytest.raises(ConfigError, match=r"^tracking.wandb_mode=online: WANDB_API_KEY invalid"):
+        make_tracker(offline, mode="online")
 
 
 def test_online_without_credentials_is_refused_before_anything_starts(offline: Path) -> None:
