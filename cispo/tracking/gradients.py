@@ -27,7 +27,7 @@ class GradientMonitor:
     def message(self, metrics: Metrics) -> str | None:
         """Take in one iteration; the alarm's text, or None."""
         norm = metrics.get(NORM)
-        if norm is None:
+        if not norm:  # no update, or one without any signal, which says nothing of what is usual
             return None
         usual = median(self._norms) if len(self._norms) >= _LEAST else None
         self._norms.append(norm)

@@ -17,6 +17,17 @@ def test_nothing_is_usual_in_the_first_iterations() -> None:
     assert [monitor.message({NORM: norm}) for norm in (1e-6, 1.0, 1e6)] == [None] * 3
 
 
+def test_updates_without_signal_say_nothing_of_what_is_usual() -> None:
+    monitor = GradientMonitor()
+    assert [monitor.message({NORM: norm}) for norm in [0.0] * 60 + [7.0]] == [None] * 61
+    for _ in range(5):
+        monitor.message({NORM: 0.1})
+        monitor.message({NORM: 0.0})
+    message = monitor.message({NORM: 7.0})
+    assert message is not None
+    assert "70 times the usual 0.1" in message
+
+
 def test_what_stays_becomes_usual() -> None:
     monitor = GradientMonitor()
     for _ in range(30):
