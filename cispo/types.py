@@ -174,10 +174,12 @@ class Graded:
     Attributes:
         reward: What the learner sees: the weighted sum of the parts. Finite.
         parts: Named parts before weighting; `"correct"` in 0..1 is always among them.
+        output: What the sandbox said, for people; never shown to the policy.
     """
 
     reward: float
     parts: Mapping[str, float]
+    output: str = ""
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.reward):

@@ -136,7 +136,7 @@ def build_verifier(
         swe = SweGrader(workspaces, sandbox.swe, max_concurrent=num_programs)
         starts.append(lambda: prove(workspaces, scratch=swe.cache / "proofs"))
         closes.append(workspaces.close)
-        judges["swe"] = swe.grade
+        judges["swe"] = swe.explain
     if "tau2" in reward.verifiers:
         judges["tau2"] = grade_tau2
     if "judge" in reward.verifiers:

@@ -12,6 +12,7 @@ import cispo.values
 from cispo.types import Ungraded
 from rewards.attempts import Attempts, is_killed
 from rewards.code_tests import CodeTests, code_tests
+from rewards.explained import Explained, failed_tests
 from rewards.truth import BadTruthError
 from sandboxes.base import Limits, Outcome, Program, Sandbox
 
@@ -41,6 +42,11 @@ class CodeGrader:
         self._slots = asyncio.Semaphore(max_concurrent)
 
     async def grade(self, source: str, truth: Mapping[str, Any]) -> Mapping[str, float] | Ungraded:
+        """Return the parts alone; see `explain`."""
+        found = await self.explain(source, truth)
+        return found if isinstance(found, Ungraded) else found.parts
+
+    async def explain(self, source: str, truth: Mapping[str, Any]) -> Explained | Ungraded:
         """Return `passed_fraction` of the tests, and `correct`, which is 1.0 where all passed.
 
         A run that was lost or killed is made again: whoever kills from outside the sandbox costs no
@@ -56,7 +62,8 @@ class CodeGrader:
             return Ungraded(cause=f"code: {error}")
         encoded = source.encode(errors="replace")
         if not encoded.strip() or len(encoded) > _SOURCE_BYTES:
-            return {"correct": 0.0, "passed_fraction": 0.0}
+            nothing = {"correct": 0.0, "passed_fraction": 0.0}
+            return Explained(parts=nothing, output="there is no program, or one that is too long")
         limits = self._limits_for(tests)
         program = Program(
             argv=("python3", "-I", "-S", "driver.py", str(limits.output_bytes), tests.function),
@@ -73,12 +80,19 @@ class CodeGrader:
             reason = result.stderr.decode(errors="replace").strip().rpartition("\n")[2]
             return Ungraded(cause=f"code: the sandbox was lost {reason}")
         num_tests = len(tests.inputs)
-        num_passed = sum(
-            index in runs and runs[index][0] == 0 and tests.expects(index, runs[index][1])
+        failed = [
+            (index, *runs.get(index, (None, b"")))
             for index in range(num_tests)
+            if not (index in runs and runs[index][0] == 0 and tests.expects(index, runs[index][1]))
+        ]
+        parts = {
+            "correct": float(not failed),
+            "passed_fraction": (num_tests - len(failed)) / num_tests,
+        }
+        return Explained(
+            parts=parts,
+            output=failed_tests(failed, num_tests, outcome=result.outcome, stderr=result.stderr),
         )
-        fraction = num_passed / num_tests
-        return {"correct": float(num_passed == num_tests), "passed_fraction": fraction}
 
     def _limits_for(self, tests: CodeTests) -> Limits:
         """Leave room for the longest right answers."""

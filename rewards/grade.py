@@ -6,11 +6,12 @@ from typing import Any
 
 from cispo.types import Graded, Rollout, StopReason, Task, Ungraded, Verdict
 from rewards.code import CodeGrader
+from rewards.explained import Explained
 from rewards.extract import after_thought, math_answer, program, tagged_answer
 from rewards.grader_process import GraderProcess
 from rewards.shaping import format_part, overlong_part, weighted_sum
 
-Judged = Mapping[str, float] | Ungraded
+Judged = Mapping[str, float] | Explained | Ungraded
 Judge = Callable[[str, Mapping[str, Any]], Awaitable[Judged]]
 """Takes what a rollout answers and the task's truth; returns named parts."""
 
@@ -49,8 +50,9 @@ class GradingVerifier:
         judged = await judge(answer, task.truth)
         if isinstance(judged, Ungraded):
             return judged
+        explained = judged if isinstance(judged, Explained) else Explained(parts=judged)
         parts = {
-            **judged,
+            **explained.parts,
             "format": format_part(rollout.text),
             "overlong": overlong_part(
                 rollout.num_action_tokens,
@@ -58,7 +60,11 @@ class GradingVerifier:
                 cache_tokens=self._shaping.overlong_cache_tokens,
             ),
         }
-        return Graded(reward=weighted_sum(parts, self._shaping.weights), parts=parts)
+        return Graded(
+            reward=weighted_sum(parts, self._shaping.weights),
+            parts=parts,
+            output=explained.output,
+        )
 
 
 def math_judge(process: GraderProcess) -> Judge:
@@ -101,6 +107,6 @@ def code_judge(grader: CodeGrader) -> Judge:
     """Return the judge of programs."""
 
     async def judge(text: str, truth: Mapping[str, Any]) -> Judged:
-        return await grader.grade(program(text), truth)
+        return await grader.explain(program(text), truth)
 
     return judge

@@ -164,9 +164,14 @@ def entries(
 def _verdict(verdict: Verdict) -> dict[str, Any]:
     match verdict:
         case Graded():
-            return {"reward": verdict.reward, "parts": dict(verdict.parts), "ungraded": None}
+            return {
+                "reward": verdict.reward,
+                "parts": dict(verdict.parts),
+                "ungraded": None,
+                "output": verdict.output,
+            }
         case Ungraded():
-            return {"reward": None, "parts": None, "ungraded": verdict.cause}
+            return {"reward": None, "parts": None, "ungraded": verdict.cause, "output": ""}
 
 
 def _trajectory(rollout: Rollout) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from cispo.data.swe.instance import Instance, digest
 from cispo.data.swe.patch import BadPatchError, FilePatch
 from cispo.data.swe.read_patch import parse_diff
 from cispo.types import Ungraded
+from rewards.explained import Explained, shortened
 from rewards.swe.answer import as_json, filter_patch, read_patch
 from rewards.swe.calibrate import (
     Calibration,
@@ -65,7 +66,12 @@ class SweGrader:
         return self._environments.cache
 
     async def grade(self, text: str, truth: Mapping[str, Any]) -> Mapping[str, float] | Ungraded:
-        """Return the parts of a grading.
+        """Return the parts alone; see `explain`."""
+        found = await self.explain(text, truth)
+        return found if isinstance(found, Ungraded) else found.parts
+
+    async def explain(self, text: str, truth: Mapping[str, Any]) -> Explained | Ungraded:
+        """Return the parts of a grading, and why a patch is not right.
 
         `correct` is 1.0 where all tests pass and nobody cheated; `fail_to_pass` and `pass_to_pass`
         are the shares of those that pass, 0.0 where somebody did; `applied`, `tamper` and
@@ -82,11 +88,13 @@ class SweGrader:
             return Ungraded(cause=f"swe: {error}")
         try:
             patches = read_patch(text, default_path=_only(instance.shown_files))
-        except BadPatchError:
-            return NOTHING
+        except BadPatchError as error:
+            return Explained(parts=NOTHING, output=shortened(f"no patch: {error}"))
         key = digest([instance.content_hash, [as_json(patch) for patch in patches]])
         tested = await self._recent.get(key, lambda: self.test(instance, patches))
-        return tested if isinstance(tested, Ungraded) else tested.parts
+        if isinstance(tested, Ungraded):
+            return tested
+        return Explained(parts=tested.parts, output=shortened("\n".join(tested.findings)))
 
     async def test(
         self, instance: Instance, patches: Sequence[FilePatch], *, skip_empty: bool = True

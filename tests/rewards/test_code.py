@@ -8,6 +8,7 @@ from cispo.errors import SandboxUnavailableError
 from cispo.types import Ungraded
 from rewards.code import CodeGrader, read_runs
 from rewards.code_tests import code_tests
+from rewards.explained import Explained
 from sandboxes.base import ExecResult, Limits, Outcome, Program
 from sandboxes.bubblewrap import BubblewrapSandbox
 from tests.waiting import PATIENCE_SECONDS
@@ -269,3 +270,25 @@ def test_outputs_are_compared_line_by_line_without_trailing_space(
 ) -> None:
     tests = code_tests({"tests": [{"stdin": "", "stdout": expected}]})
     assert tests.expects(0, output) is is_pass
+
+
+async def test_what_failed_is_told_with_what_it_put_out() -> None:
+    stdout = b"0 0 2\n3\n1 0 2\n9\n2 1 0\n\n"
+    sandbox = ScriptedSandbox(result(Outcome.TIMED_OUT, stdout=stdout))
+    graded = await CodeGrader(sandbox, LIMITS, max_concurrent=1).explain(RIGHT, SUMS)
+    assert isinstance(graded, Explained)
+    assert graded.parts == {"correct": 0.0, "passed_fraction": 0.25}
+    assert graded.output.splitlines() == [
+        "3 of 4 tests failed; the run: timed_out",
+        "test 2: exit code 0, output: 9",
+        "test 3: exit code 1, output: (none)",
+        "test 4: did not end, output: (none)",
+        "stderr: bwrap: the reason",
+    ]
+
+
+async def test_where_all_is_right_there_is_nothing_to_tell() -> None:
+    grader = CodeGrader(ScriptedSandbox(PASSES), LIMITS, max_concurrent=1)
+    assert await grader.explain(RIGHT, SUMS) == Explained(
+        parts={"correct": 1.0, "passed_fraction": 1.0}
+    )

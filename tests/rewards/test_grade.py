@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cispo.types import Graded
+from rewards.explained import Explained
 from rewards.grade import GradingVerifier, Judged, Shaping
 from tests.fakes import make_rollout, make_task
 
@@ -34,3 +35,13 @@ async def test_the_penalty_for_length_follows_the_budget_that_a_rollout_had(
     assert isinstance(verdict, Graded)
     assert verdict.parts["overlong"] == pytest.approx(penalty)
     assert verdict.reward == pytest.approx(1.0 + 0.5 * penalty)
+
+
+async def test_what_a_sandbox_said_goes_with_the_verdict_and_not_into_the_reward() -> None:
+    async def explained(answer: str, truth: Mapping[str, Any]) -> Judged:
+        return Explained(parts={"correct": 0.5}, output="1 of 2 tests failed")
+
+    shaping = Shaping(weights={"correct": 1.0}, max_tokens=100, overlong_cache_tokens=0)
+    verdict = await GradingVerifier({"math": explained}, shaping).grade(make_task(), make_rollout())
+    assert isinstance(verdict, Graded)
+    assert (verdict.reward, verdict.output) == (0.5, "1 of 2 tests failed")
