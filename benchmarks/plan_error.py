@@ -21,7 +21,8 @@ scaling by the other runs' mean ratio (geometric), which is what is left once a 
 calibrated: a part that is wrong by one constant has no error there. With one run there is none.
 
 Memory is also compared with `benchmarks/results/learner_memory.json`, where it exists: the growth
-of a process during an update against the plan's parts without the weights, which are there before.
+of a process during its first update against the plan's parts without the weights, which are there
+before. AdamW makes its moments after the first backward pass: the larger of both times counts.
 """
 
 import argparse
@@ -84,10 +85,16 @@ def assumed(lines: list[Line], *, num_groups: int) -> Row:
     }
 
 
+def machine_fields(machine: str) -> Row:
+    """A machine of conf/machine."""
+    fields: Row = yaml.safe_load((ROOT / "conf" / "machine" / f"{machine}.yaml").read_text())
+    return fields
+
+
 def plan_config(run: Path, lines: list[Line], *, machine: str) -> PlanConfig:
     """The run's configuration with a machine and what was measured."""
     config = yaml.safe_load((run / "config.yaml").read_text())
-    described = yaml.safe_load((ROOT / "conf" / "machine" / f"{machine}.yaml").read_text())
+    described = machine_fields(machine)
     known = assumed(lines, num_groups=config["tasks_per_iteration"])
     both = {**config, "machine": described, "assume": known}
     return to_typed(OmegaConf.create(both), PlanConfig)
@@ -175,7 +182,7 @@ def memory_errors(row: Row) -> dict[str, float]:
     }
 
 
-def memory_rows() -> list[Row]:
+def memory_rows(activation_factor: float) -> list[Row]:
     """Predicted and measured growth of a learner's process during an update, by length."""
     if not LEARNER_MEMORY.is_file():
         return []
@@ -193,8 +200,11 @@ def memory_rows() -> list[Row]:
             sequence_parallel=1,
             recompute_layers=update["recompute_layers"],
             logprob_chunk=1024,
+            activation_factor=1.0 if update["recompute_layers"] else activation_factor,
         )
-        predicted = memory.total - memory.parts["weights"]
+        moments, gradients = memory.parts["optimizer"], memory.parts["gradients"]
+        backward = memory.total - memory.parts["weights"] - moments
+        predicted = max(backward, moments + gradients)
         grown = update["peak_bytes"] - update["bytes_before"]
         rows.append(
             {
@@ -256,7 +266,7 @@ def main() -> None:
     except CispoError as error:
         raise SystemExit(f"a run cannot be planned: {error}") from error
     add_errors(rows)
-    memory = memory_rows()
+    memory = memory_rows(machine_fields(options.machine).get("activation_factor", 1.0))
     show(rows, memory)
     if not options.quick:
         report = {

@@ -21,26 +21,40 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from benchmarks.processes import descendants, peak_bytes
+from cispo.policy.load import (
+    bundled_tokenizer,
+    load_tokenizer,
+    new_lightning_policy,
+    save_policy,
+)
 
 PROCESSES = {"learner": b"ray::LearnerActor", "engine": b"ray::RolloutActor"}
 POLL_SECONDS = 0.5
-COMMON = {"evaluation.every": "-1", "tracking": "files_only", "overwrite": "true"}
+COMMON = {
+    "evaluation.every": "-1",
+    "tracking": "files_only",
+    "overwrite": "true",
+    "cluster.startup_seconds": "3600",  # a busy machine starts Ray's workers slowly
+}
 SUMS = (
     "[{kind: reasoning_gym, name: leg_counting, size: 2000,"
     " options: {min_animals: 1, max_animals: 2, min_instances: 1, max_instances: 3}}]"
 )
-WIDER = (
-    "{hidden_size: 384, intermediate_size: 1024, num_hidden_layers: 8, num_attention_heads: 6,"
-    " num_key_value_heads: 2, head_dim: 64, rotary_dim: 32, layer_types: [linear_attention,"
-    " linear_attention, linear_attention, linear_attention, linear_attention, linear_attention,"
-    " linear_attention, full_attention]}"
-)
+TOKENIZER = "bpe1024"
+WIDER = {
+    "hidden_size": 384,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "rotary_dim": 32,
+    "layer_types": ["linear_attention"] * 7 + ["full_attention"],
+}
 RUNS: Mapping[str, Mapping[str, str]] = {
     "plan_smoke": {"experiment": "smoke", "iterations": "6"},
     "plan_wider": {
         "experiment": "smoke",
-        "policy.path": "null",
-        "policy.architecture": WIDER,
         "tasks.sources": SUMS,
         "objective.dynamic_sampling": "false",
         "reward.verifiers": "[logic]",
@@ -80,19 +94,31 @@ def run(name: str, folder: Path, overrides: Mapping[str, str]) -> None:
     print(f"{name}: {time.perf_counter() - began:.0f} s; {shown}", flush=True)
 
 
+def write_wider(folder: Path) -> Path:
+    """Write a new model; it is made here so that each run begins with the same."""
+    policy = new_lightning_policy(WIDER, TOKENIZER, seed=0)
+    save_policy(policy, load_tokenizer(str(bundled_tokenizer(TOKENIZER))), folder)
+    return folder
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smollm2", type=Path, help="its folder; without one it is left out")
     parser.add_argument("--folder", type=Path, default=Path("runs"), help="where runs go")
     parser.add_argument("--only", choices=sorted(RUNS), help="one of them")
+    parser.add_argument("overrides", nargs="*", help="of launch.train, for all; KEY=VALUE")
     options = parser.parse_args()
     for name, overrides in RUNS.items():
         if options.only not in (None, name):
             continue
-        if name != "plan_smollm2":
-            run(name, options.folder, overrides)
-        elif options.smollm2 is not None:
-            run(name, options.folder, {**overrides, "policy.path": str(options.smollm2)})
+        further = (override.partition("=") for override in options.overrides)
+        changes = {**overrides, **{key: value for key, _, value in further}}
+        if name == "plan_wider":
+            changes["policy.path"] = str(write_wider(options.folder / "wider_policy"))
+        if name == "plan_smollm2":
+            changes["policy.path"] = str(options.smollm2)
+        if name != "plan_smollm2" or options.smollm2 is not None:
+            run(name, options.folder, changes)
 
 
 if __name__ == "__main__":

@@ -67,6 +67,7 @@ def learner_of(cfg: PlanConfig, architecture: Architecture, **changes: Any) -> M
         sequence_parallel=learner.sequence_parallel,
         recompute_layers=recompute,
         logprob_chunk=cfg.policy.logprob_chunk,
+        activation_factor=1.0 if recompute else cfg.machine.activation_factor,
         process_bytes=0.0 if cfg.machine.is_gpu else cfg.machine.process_bytes,
     )
 

@@ -24,6 +24,8 @@ class MachineConfig:
             programs.
         process_bytes: What an engine's or a rank's process holds besides its tensors: interpreter
             and libraries. It counts where devices are cores; a GPU's context is in the margin.
+        activation_factor: Memory that a rank takes for each byte of activations; above 1 where
+            freed pieces stay with the allocator. With `recompute_layers` it is 1.
         memory_bytes_per_second: Bandwidth of a device's memory.
         host_memory_bytes: Of a host, for what is offloaded.
         link_bytes_per_second: Of one device to devices of other hosts, or between processes.
@@ -45,6 +47,7 @@ class MachineConfig:
     memory_bytes: float
     memory_margin: float = 0.1
     process_bytes: float = 0.0
+    activation_factor: float = 1.0
     memory_bytes_per_second: float
     host_memory_bytes: float
     link_bytes_per_second: float
@@ -68,6 +71,12 @@ class MachineConfig:
             "link_bytes_per_second",
         ):
             require(getattr(self, key) > 0, f"machine.{key}", getattr(self, key), "must be > 0")
+        require(
+            self.activation_factor >= 1,
+            "machine.activation_factor",
+            self.activation_factor,
+            "must be >= 1",
+        )
         for key in ("decode_fraction", "prefill_fraction", "learn_fraction", "link_fraction"):
             value = getattr(self, key)
             require(0 < value <= 1, f"machine.{key}", value, "must lie in (0, 1]")

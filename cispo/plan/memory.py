@@ -119,6 +119,7 @@ def learner_memory(
     recompute_layers: bool,
     logprob_chunk: int,
     process_bytes: float = 0.0,
+    activation_factor: float = 1.0,
 ) -> Memory:
     """What a rank holds at the peak of an optimizer step.
 
@@ -133,6 +134,7 @@ def learner_memory(
         recompute_layers: Whether only the inputs of layers are kept.
         logprob_chunk: Tokens that go through the head at once.
         process_bytes: What is there besides tensors.
+        activation_factor: Memory taken for each byte of activations.
     """
     parameters = architecture.parameters
     divided = {stage: parameters / (num_ranks if zero_stage >= stage else 1) for stage in (1, 2, 3)}
@@ -156,10 +158,14 @@ def learner_memory(
         # One layer that computes, and the next one that arrives meanwhile.
         parts["gathered layers"] = 2.0 * number_bytes * architecture.largest_layer_parameters()
     tokens = row_tokens / sequence_parallel
-    parts["activations"] = tokens * activation_bytes_per_token(
+    kept = activation_bytes_per_token(
         architecture, number_bytes=number_bytes, recompute_layers=recompute_layers
     )
-    parts["logits"] = 2.0 * _WIDE * min(logprob_chunk, tokens) * architecture.vocab_size
+    parts["activations"] = activation_factor * tokens * kept
+    logits = 2.0 * _WIDE * min(logprob_chunk, tokens) * architecture.vocab_size
+    if recompute_layers:  # logits are gone before a layer is computed again
+        logits = max(0.0, logits - tokens * _largest_kept(architecture, number_bytes))
+    parts["logits"] = logits
     parts["process"] = process_bytes
     return Memory(parts=parts, host_parts=host)
 
@@ -170,15 +176,23 @@ def activation_bytes_per_token(
     """Bytes of a token that are kept for the backward pass at its peak, in all layers."""
     d = architecture.hidden_size
     rest = 2.0 * _WIDE * d
-    kept = {block: kept_bytes_per_token(block, d, number_bytes) for block in architecture.blocks}
     if not recompute_layers:
-        return rest + sum(block.count * size for block, size in kept.items())
+        return rest + sum(
+            block.count * kept_bytes_per_token(block, d, number_bytes)
+            for block in architecture.blocks
+        )
     inputs = _WIDE * d * architecture.num_layers
     outputs = sum(
         block.count * (number_bytes * attention.width)
         for block, attention in architecture.softmax_blocks()
     )
-    return rest + inputs + outputs + max(kept.values())
+    return rest + inputs + outputs + _largest_kept(architecture, number_bytes)
+
+
+def _largest_kept(architecture: Architecture, number_bytes: int) -> float:
+    """Bytes of a token that autograd keeps of the layer that keeps most."""
+    d = architecture.hidden_size
+    return max(kept_bytes_per_token(block, d, number_bytes) for block in architecture.blocks)
 
 
 def kept_bytes_per_token(block: Block, hidden: int, number_bytes: int) -> float:

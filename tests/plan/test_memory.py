@@ -114,6 +114,20 @@ def test_recomputed_layers_keep_their_inputs_and_one_layer() -> None:
     assert found < activation_bytes_per_token(deep, number_bytes=b, recompute_layers=False)
 
 
+def test_logits_are_gone_before_a_layer_is_computed_again() -> None:
+    few = {"row_tokens": 100, "logprob_chunk": 100}
+    logits = 2 * 4 * 100 * 512
+    largest = 100 * 3200  # bytes of a token that the lightning layer keeps
+    assert rank(small(), **few).parts["logits"] == logits
+    assert rank(small(), **few, recompute_layers=True).parts["logits"] == logits - largest
+    assert rank(small(), recompute_layers=True).parts["logits"] == 0
+
+
+def test_a_process_and_its_allocator_take_their_part() -> None:
+    bare, real = rank(small()), rank(small(), process_bytes=1e6, activation_factor=1.5)
+    assert real.total == bare.total + 1e6 + bare.parts["activations"] / 2
+
+
 @pytest.mark.parametrize(
     ("changes", "dtype"),
     [
