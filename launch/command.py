@@ -100,6 +100,8 @@ def _message(error: Exception, schema: type) -> str:
     """One message in the words of the configuration, whatever library noticed the error."""
     if isinstance(error, MissingConfigException) and error.options:
         return f"{str(error).splitlines()[0]}; there are {', '.join(error.options)}"
+    if "launcher/submitit" in str(error):
+        return "hydra/launcher: submitit is not installed; pip install 'cispo-rl[slurm]'"
     if missing := _OF_A_LIST.search(str(error)):
         group, name = missing.groups()
         folder = Path(__file__).parents[1] / "conf" / group

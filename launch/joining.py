@@ -36,4 +36,10 @@ def check_cluster(cfg: RunConfig, folder: Path, resume: Resume, progress: Progre
         read["policy.path"] = policy
     if resume.checkpoint is not None:
         read["resume"] = resume.checkpoint.absolute()
-    check_nodes(nodes, written=written, read=read)
+    check_nodes(
+        nodes,
+        written=written,
+        read=read,
+        seconds=cfg.cluster.startup_seconds,
+        progress=progress,
+    )

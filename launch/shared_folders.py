@@ -3,20 +3,23 @@
 import hashlib
 import platform
 import socket
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from cispo.config import PolicyConfig
 from cispo.errors import ConfigError
+from cispo.ports import Progress
 from launch.nodes import Node
 
 _PACKAGES = ("cispo", "rollout", "rewards", "sandboxes", "launch")
 _LIBRARIES = ("torch", "deepspeed", "transformers", "numpy", "safetensors")
-_SECONDS = 120.0
+_PHASE = "looking around on nodes"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +64,12 @@ def look(read: Sequence[Path], marks: Sequence[Path]) -> Sight:
 
 
 def check_nodes(
-    nodes: Sequence[Node], *, written: Mapping[str, Path], read: Mapping[str, Path]
+    nodes: Sequence[Node],
+    *,
+    written: Mapping[str, Path],
+    read: Mapping[str, Path],
+    seconds: float,
+    progress: Progress,
 ) -> None:
     """Look around on every node, and compare with what the driver sees.
 
@@ -70,6 +78,8 @@ def check_nodes(
         written: Folders into which the driver or actors write and from which others read, by their
             key in the configuration.
         read: Folders from which all read, likewise.
+        seconds: Wall time that the nodes have to answer.
+        progress: Told which have not answered yet.
 
     Raises:
         ConfigError: A node sees another folder or none, has other code or other versions of
@@ -81,7 +91,9 @@ def check_nodes(
         mark.touch()
     try:
         own = look([*read.values()], [*marks.values()])
-        looked = _looked(nodes, [*read.values()], [*marks.values()])
+        calls = _ask(nodes, [*read.values()], [*marks.values()])
+        _wait(calls, nodes, seconds, progress)
+        looked = [(node, _answer(call)) for node, call in zip(nodes, calls, strict=True)]
         is_edited = _digest(Path(own.home)) != own.code  # meanwhile, so that nothing can be said
         faults = [
             fault
@@ -95,26 +107,46 @@ def check_nodes(
         raise ConfigError("; ".join(faults))
 
 
-def _looked(
-    nodes: Sequence[Node], read: Sequence[Path], marks: Sequence[Path]
-) -> list[tuple[Node, Sight | str]]:
-    """What each node sees, or why it cannot look."""
+def _ask(nodes: Sequence[Node], read: Sequence[Path], marks: Sequence[Path]) -> list[Any]:
+    """Have each node looked at; returns Ray's calls in the order of the nodes."""
     import ray
-    from ray.exceptions import RayError
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    calls = {}
+    calls = []
     for node in nodes:
         there = NodeAffinitySchedulingStrategy(node_id=node.node_id, soft=False)
         task = ray.remote(look).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
-        calls[node.node_id] = task.remote(read, marks)
-    found: list[tuple[Node, Sight | str]] = []
-    for node in nodes:
-        try:
-            found.append((node, ray.get(calls[node.node_id], timeout=_SECONDS)))
-        except RayError as error:
-            found.append((node, str(error).strip().splitlines()[-1]))
-    return found
+        calls.append(task.remote(read, marks))
+    return calls
+
+
+def _wait(calls: Sequence[Any], nodes: Sequence[Node], seconds: float, progress: Progress) -> None:
+    """Wait until all have answered, or the time is over."""
+    import ray
+
+    host_of = {call: node.host for call, node in zip(calls, nodes, strict=True)}
+    deadline = time.monotonic() + seconds
+    progress.start(_PHASE, len(calls))
+    pending = list(calls)
+    while pending and time.monotonic() < deadline:
+        progress.waiting(_PHASE, ", ".join(host_of[call] for call in pending))
+        answered, pending = ray.wait(pending, num_returns=len(pending), timeout=1.0)
+        progress.advance(_PHASE, len(answered))
+    progress.finish(_PHASE)
+
+
+def _answer(call: Any) -> Sight | str:
+    """What a node sees, or why it did not say."""
+    import ray
+    from ray.exceptions import GetTimeoutError, RayError
+
+    try:
+        sight: Sight = ray.get(call, timeout=0)
+    except GetTimeoutError:
+        return "no answer in cluster.startup_seconds"
+    except RayError as error:
+        return str(error).strip().splitlines()[-1]
+    return sight
 
 
 def _fault(
