@@ -42,9 +42,11 @@ class ServeConfig:
             self.rollout.num_actors,
             "a server has one engine, in its own process; start more servers on other ports",
         )
-        require(
-            not self.rollout.sampling.interruption,
-            "rollout.sampling.interruption",
-            self.rollout.sampling.interruption,
-            "a server ends thoughts by </think> alone; leave it empty",
-        )
+        for key in ("interruption", "thinking_jitter_tokens"):
+            value = getattr(self.rollout.sampling, key)
+            require(
+                not value,
+                f"rollout.sampling.{key}",
+                value,
+                "a server ends thoughts by </think> alone, where its budget is exhausted; unset it",
+            )

@@ -15,6 +15,7 @@ from cispo.config import (
     TasksConfig,
     WindowConfig,
 )
+from cispo.config.serve import ServeConfig
 from cispo.errors import ConfigError
 
 STOP_THINKING = "Time is up. </think>"
@@ -124,3 +125,12 @@ def test_leaving_out_equal_groups_and_replacing_them_exclude_each_other() -> Non
     with pytest.raises(ConfigError, match=r"leave_out_equal=True: .* replaces such groups already"):
         ObjectiveConfig(leave_out_equal=True)
     assert ObjectiveConfig(leave_out_equal=True, dynamic_sampling=False).leave_out_equal
+
+
+@pytest.mark.parametrize(
+    "setting", [{"interruption": STOP_THINKING}, {"thinking_jitter_tokens": 2}]
+)
+def test_a_server_refuses_what_it_would_ignore(setting: dict[str, Any]) -> None:
+    sampling = SamplingConfig(max_thinking_tokens=9, **setting)
+    with pytest.raises(ConfigError, match=rf"rollout\.sampling\.{next(iter(setting))}=.* server"):
+        ServeConfig(rollout=RolloutConfig(sampling=sampling))
