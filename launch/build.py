@@ -1,11 +1,9 @@
 """The composition root: from a checked configuration to the parts that the loop drives."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
 
 from cispo.advantages import advantages
 from cispo.anchor import Proximal, behaviour
@@ -13,11 +11,10 @@ from cispo.checkpoint import Checkpoints
 from cispo.config import AdvantageKind, AnchorKind, RunConfig
 from cispo.evaluate import HeldOutEvaluator
 from cispo.learner.group import LearnerGroup
-from cispo.learner.seats import reserve_seats
 from cispo.lessons import Retrospect, Review, unmeasured
 from cispo.meters import Meters
 from cispo.overlap import WorkTimes
-from cispo.ports import Progress, Tracker
+from cispo.ports import Progress, RolloutEngine, Tracker, Verifier
 from cispo.spans import SpannedVerifier, Spans
 from cispo.stacks import Dump
 from cispo.stopping import StopRequest
@@ -27,14 +24,10 @@ from cispo.weights.object_store import ObjectStore
 from cispo.weights.outlet import Route
 from cispo.weights.shared_file import SharedFolder
 from cispo.weights.sync import Broadcasts, Publisher
+from launch.actors import start_actors
 from launch.preflight import CheckedTasks
 from launch.recipe import Recipe
 from launch.resume import Resume
-from launch.shared_folders import anywhere
-from rewards.pool import RewardPool
-from rollout.pool import RolloutPool
-
-T = TypeVar("T")
 
 
 @asynccontextmanager
@@ -70,23 +63,17 @@ async def build_parts(
     """
     async with AsyncExitStack() as stack:
         work = WorkTimes(num_engines=cfg.rollout.num_actors, spans=spans)
-        learner, engine, workers = await _start_actors(cfg, stack, work, progress, dump)
+        learner, engine, workers = await start_actors(
+            cfg, stack, work=work, progress=progress, dump=dump
+        )
         verifier = SpannedVerifier(workers, spans)
-        stream = OrderedStream(
-            tasks.training,
-            recipe.engine(engine),
-            verifier,
-            tasks_per_iteration=cfg.tasks_per_iteration,
-            group_size=cfg.group_size,
-            max_staleness=cfg.max_staleness,
-            dynamic_sampling=cfg.objective.dynamic_sampling,
-            max_consecutive_drops=cfg.objective.max_consecutive_drops,
-            max_ungraded_fraction=cfg.reward.max_ungraded_fraction,
-            seed=cfg.seed,
+        stream = _stream(
+            cfg,
+            tasks,
+            resume,
+            engine=recipe.engine(engine),
+            verifier=verifier,
             progress=progress,
-            first_task=resume.next_task_index,
-            iterations=cfg.iterations - resume.iteration,
-            restored=resume.in_flight,
         )
         evaluator = HeldOutEvaluator(
             tasks.held_out,
@@ -124,73 +111,31 @@ async def build_parts(
         )
 
 
-async def _start_actors(
+def _stream(
     cfg: RunConfig,
-    stack: AsyncExitStack,
-    work: WorkTimes,
+    tasks: CheckedTasks,
+    resume: Resume,
+    *,
+    engine: RolloutEngine,
+    verifier: Verifier,
     progress: Progress,
-    dump: Callable[[], Dump],
-) -> tuple[LearnerGroup, RolloutPool, RewardPool]:
-    seconds = cfg.cluster.startup_seconds
-    policy = anywhere(cfg.policy)
-    seats = await reserve_seats(cfg.learner, seconds=seconds, progress=progress)
-    stack.callback(seats.free)
-    async with asyncio.TaskGroup() as starting:
-        learner = starting.create_task(
-            _started(
-                LearnerGroup.start(
-                    policy,
-                    cfg.learner,
-                    cfg.objective,
-                    temperature=cfg.rollout.sampling.temperature,
-                    seed=cfg.seed,
-                    startup_seconds=seconds,
-                    progress=progress,
-                    work=work,
-                    dump=dump,
-                    seats=seats,
-                ),
-                LearnerGroup.stop,
-                stack,
-            )
-        )
-        engine = starting.create_task(
-            _started(
-                RolloutPool.start(
-                    policy,
-                    cfg.rollout,
-                    startup_seconds=seconds,
-                    sandbox=cfg.sandbox,
-                    progress=progress,
-                    work=work,
-                ),
-                RolloutPool.stop,
-                stack,
-            )
-        )
-        verifier = starting.create_task(
-            _started(
-                RewardPool.start(
-                    cfg.reward,
-                    cfg.sandbox,
-                    max_new_tokens=cfg.rollout.sampling.max_new_tokens,
-                    startup_seconds=seconds,
-                    progress=progress,
-                ),
-                RewardPool.close,
-                stack,
-            )
-        )
-    return learner.result(), engine.result(), verifier.result()
-
-
-async def _started(
-    start: Coroutine[Any, Any, T], stop: Callable[[T], None], stack: AsyncExitStack
-) -> T:
-    """Start a part, which is stopped again also where another one fails to start."""
-    part = await start
-    stack.callback(stop, part)
-    return part
+) -> OrderedStream:
+    return OrderedStream(
+        tasks.training,
+        engine,
+        verifier,
+        tasks_per_iteration=cfg.tasks_per_iteration,
+        group_size=cfg.group_size,
+        max_staleness=cfg.max_staleness,
+        dynamic_sampling=cfg.objective.dynamic_sampling,
+        max_consecutive_drops=cfg.objective.max_consecutive_drops,
+        max_ungraded_fraction=cfg.reward.max_ungraded_fraction,
+        seed=cfg.seed,
+        progress=progress,
+        first_task=resume.next_task_index,
+        iterations=cfg.iterations - resume.iteration,
+        restored=resume.in_flight,
+    )
 
 
 def _review(cfg: RunConfig, learner: LearnerGroup) -> Review:
