@@ -19,6 +19,23 @@ _SILENCE = 5.0
 """Usual iterations without a line after which a run may be stuck."""
 
 
+_SPOKEN = {
+    "mismatch/max_nats": "engine against learner",
+    "weight/effective_sample_fraction": "effective sample size",
+    "weight/capped_fraction": "capped weights",
+    "verdict/invalid_fraction": "missing verdicts",
+    "stop/length_fraction": "answers cut off",
+    "ratio/inert_fraction": "inert clipping",
+    "judge/length_correlation": "the judge",
+    "kl/k3_nats": "drift of the policy",
+    "learn/grad_norm": "gradient norm",
+    "learn/grad_norm/max": "gradient norm",
+    "learn/loss": "loss",
+    "reward/mean": "reward",
+}
+"""What alarms are about, in words."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
     """Something to look at.
@@ -115,8 +132,8 @@ def _life(
     pace = statistics.median([*columns.values("time/iteration_seconds")] or [60.0])
     if not is_over and silent_seconds > max(120.0, _SILENCE * pace):
         why = (
-            f"no iteration for {duration(silent_seconds)}, where one takes {duration(pace)}; "
-            "log.txt names what is waited for"
+            f"no iteration for {duration(silent_seconds)}, where one takes {duration(pace)}: it is "
+            "stuck or was killed, and the end of log.txt says what it waited for"
         )
         yield Finding(about="progress", why=why, metric="time/iteration_seconds")
 
@@ -220,6 +237,4 @@ def _held_out(columns: Columns) -> str | None:
 
 
 def _spoken(metric: str) -> str:
-    area, _, name = metric.partition("/")
-    words = name.replace("_", " ").removesuffix(" nats").removesuffix(" fraction")
-    return words if area in ("faults", "stop") else f"{area} {words}"
+    return _SPOKEN.get(metric) or metric.partition("/")[2].replace("_", " ")

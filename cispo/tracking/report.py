@@ -99,7 +99,8 @@ def _verdict(health: Health) -> Iterator[str]:
     kind = "healthy" if health.is_healthy else "look"
     yield f'<div class="verdict {kind}"><b>{escape(health.headline)}</b>'
     if len(health.findings) > 1:
-        listed = (f"<li><b>{escape(f.about)}</b>: {escape(f.why)}</li>" for f in health.findings)
+        others = health.findings[1:]
+        listed = (f"<li><b>{escape(f.about)}</b>: {escape(f.why)}</li>" for f in others)
         yield f"<ul>{''.join(listed)}</ul>"
     if health.notes:
         yield f"<p>Also: {escape('; '.join(health.notes))}.</p>"

@@ -91,7 +91,9 @@ def fit(
         The fit, or why the points do not determine one.
     """
     if len(compute) < MIN_POINTS:
-        return Undetermined(reason=f"{len(compute)} points, and it takes {MIN_POINTS}")
+        return Undetermined(
+            reason=f"{len(compute)} of the {MIN_POINTS} points that it takes are there"
+        )
     start = performance[0]
     spent = np.array(compute[1:]) - compute[0]
     gains = np.array(performance[1:]) - start

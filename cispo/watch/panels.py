@@ -91,6 +91,13 @@ def panels(columns: Columns) -> Iterator[Panel]:
         "enough to pi.",
     )
     yield Panel(
+        title="Drift of the policy",
+        unit="nats",
+        lines={"kl/k3_nats": "from the one that sampled"},
+        meaning="A token's mean over the iteration's updates. Above 0.1 for long a collapse may "
+        "follow.",
+    )
+    yield Panel(
         title="Staleness",
         unit="versions",
         lines={"staleness/max": "max", "staleness/mean": "mean"},

@@ -15,7 +15,7 @@ from cispo.watch.index import RolloutIndex
 from cispo.watch.lanes import Timeline, estimated_lanes
 from cispo.watch.query import Finder
 
-_ITERATIONS = re.compile(r"^iterations: (\d{1,9})$", re.MULTILINE)
+_ITERATIONS = re.compile(r"^(?:iterations|steps): (\d{1,9})$", re.MULTILINE)
 _NAME = re.compile(r"^name: (.{1,200})$", re.MULTILINE)
 _FILES_AT_ONCE = 8
 
@@ -67,7 +67,9 @@ class RunView:
 
     @property
     def is_over(self) -> bool:
-        """Whether the run left its summary behind, and has not gone on since."""
+        """Whether it is through, or left its summary behind and has not gone on since."""
+        if self.iterations is not None and (self.columns.last_step or 0) >= self.iterations:
+            return True
         ended, logged = (self._changed(f) for f in ("summary.json", "metrics.jsonl"))
         return ended is not None and (logged is None or ended >= logged)
 

@@ -51,8 +51,8 @@ def test_a_run_without_a_line_is_starting() -> None:
     [
         ({"reward__mean": rising(by=0.0)}, "reward", "does not rise"),
         ({"reward__mean": rising(by=-0.01)}, "reward", "fell by 0.082"),
-        ({"reward__mean": [*rising(), math.nan]}, "reward mean", "it is nan"),
-        ({"learn__grad_norm": [0.1, math.inf]}, "learn grad norm", "it is inf"),
+        ({"reward__mean": [*rising(), math.nan]}, "reward", "it is nan"),
+        ({"learn__grad_norm": [0.1, math.inf]}, "gradient norm", "it is inf"),
         ({"entropy__mean_nats": [0.5] * 9 + [0.04]}, "entropy", "only 8% of what it was"),
         ({"entropy__mean_nats": [0.5] * 9 + [2.0]}, "entropy", "4.0 times"),
         ({"heldout__avg@4": [0.3, 0.6, 0.5]}, "held-out accuracy", "60.0% (iteration 2) to 50.0%"),
@@ -66,7 +66,7 @@ def test_a_run_without_a_line_is_starting() -> None:
             "difficulty",
             "60% of the groups are all right and 30% all wrong",
         ),
-        ({"weight__capped_fraction": [0.4]}, "weight capped", "40% of the weights"),
+        ({"weight__capped_fraction": [0.4]}, "capped weights", "40% of the weights"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_reason(

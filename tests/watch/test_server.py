@@ -71,7 +71,7 @@ async def test_no_script_of_the_page_ever_parses_html() -> None:
 async def test_the_run_is_summed_up_with_what_can_be_filtered_by(client: Client) -> None:
     run = await (await client.get("/api/run")).json()
     assert (run["name"], run["last_step"], run["iterations"]) == ("small", 3, 3)
-    assert not run["is_over"]
+    assert run["is_over"]
     assert run["health"]["headline"].startswith("Healthy: reward 0.25 → 0.75")
     assert run["rollouts"]["num"] == 15
     assert run["rollouts"]["steps"] == {"iteration": [1, 2, 3], "heldout": []}
@@ -175,6 +175,7 @@ async def test_a_run_is_followed_while_it_goes_on_and_where_a_resume_shortens_it
     tracker = JsonlTracker(run / "metrics.jsonl", keep_through=3)
     tracker.log(4, {"reward/mean": float("nan")})
     told = await until(client, lambda told: told["last_step"] == 4)
+    assert told["is_over"]  # it was to have three iterations
     assert told["health"]["findings"][0]["metric"] == "reward/mean"
     curves = await (await client.get("/api/curves")).json()
     reward = next(panel for panel in curves["panels"] if panel["title"] == "Reward")
@@ -182,6 +183,7 @@ async def test_a_run_is_followed_while_it_goes_on_and_where_a_resume_shortens_it
     tracker.finish({})
     JsonlTracker(run / "metrics.jsonl", keep_through=1).finish({})
     told = await until(client, lambda told: told["last_step"] == 1)
+    assert not told["is_over"]
     (run / "summary.json").write_text("{}")
     os.utime(run / "metrics.jsonl", (1, 1))
     told = await until(client, lambda told: told["is_over"])

@@ -42,7 +42,7 @@ function showState() {
   const box = document.getElementById("health");
   const kind = run.last_step === null ? "starting" : health.is_healthy ? "healthy" : "look";
   box.className = `health ${kind}`;
-  const others = health.findings.length > 1 ? health.findings.map((f) => el("li", {}, el("b", {}, f.about), `: ${f.why}`)) : [];
+  const others = health.findings.slice(1).map((f) => el("li", {}, el("b", {}, f.about), `: ${f.why}`));
   box.replaceChildren(
     el("b", {}, health.headline),
     others.length ? el("ul", {}, others) : "",
