@@ -1,6 +1,7 @@
 """A run whose processes are killed at random moments loses nothing, and counts nothing twice."""
 
 import random
+import re
 import signal
 import subprocess
 import time
@@ -99,6 +100,18 @@ class Run:
         output, _ = self._driver.communicate(timeout=LONGEST_WAIT_SECONDS)
         assert self._driver.returncode == 128 + signal.SIGTERM, output
 
+    def lose_its_learner(self) -> str:
+        """Kill the learner again and again until the run gives up; returns what it printed."""
+        deadline = time.monotonic() + LONGEST_WAIT_SECONDS
+        while self._driver.poll() is None:
+            assert time.monotonic() < deadline, "the run starts its learner again for ever"
+            for rank in self._living("learner rank"):
+                kill(rank)
+            time.sleep(0.05)
+        output, _ = self._driver.communicate()
+        assert self._driver.returncode == 2, output
+        return output
+
     def abandon(self) -> None:
         if self._driver.poll() is None:
             self._driver.kill()
@@ -159,10 +172,16 @@ def test_with_staleness_no_task_is_lost_or_trained_twice(
     policy: str, whole: Path, tmp_path: Path
 ) -> None:
     killed = tmp_path / "killed"
-    with running(killed, f"policy.path={policy}", "max_staleness=2") as run:
+    with running(killed, f"policy.path={policy}", "max_staleness=2", "max_restarts=1") as run:
         disturb(run, OVERLAPPED, seed=2)
-        run.stop()
+        output = run.lose_its_learner()
 
+    assert re.fullmatch(
+        r"error: learner rank 0 of 1 died during \w+: .*, in iteration \d+, after 1 restarts from "
+        rf"{killed}/checkpoints/iteration-\d+; max_restarts=1\. When the cause is gone, continue "
+        rf"with resume={killed}",
+        output.splitlines()[-1],
+    )
     done = len(lines(killed))
     assert [line["step"] for line in lines(killed)] == list(range(1, done + 1))
     assert max(line["staleness/max"] for line in lines(killed)) <= 2
