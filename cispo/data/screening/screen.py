@@ -76,7 +76,8 @@ def _form(problem: str, answer: str, forms: Collection[RemovalReason]) -> Remova
 
 def _answer(task: Task) -> Hashable:
     """The answer, so that spaces and LaTeX's layout make no other one of it."""
-    answer = task.truth.get("answer")
+    stored = task.truth.get("entry", task.truth)  # a puzzle's has its place in the family besides
+    answer = stored.get("answer") if isinstance(stored, Mapping) else None
     if isinstance(answer, str):
         return task.verifier, tuple(words(answer))
     return task.verifier, json.dumps(task.truth, sort_keys=True, default=str)
