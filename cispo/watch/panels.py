@@ -94,8 +94,8 @@ def panels(columns: Columns) -> Iterator[Panel]:
         title="Drift of the policy",
         unit="nats",
         lines={"kl/k3_nats": "from the one that sampled"},
-        meaning="A token's mean over the iteration's updates. Above 0.1 for long a collapse may "
-        "follow.",
+        meaning="A token's mean over the iteration's updates. Above 0.03 again and again a "
+        "collapse may follow.",
     )
     yield Panel(
         title="Staleness",

@@ -60,6 +60,7 @@ export function number(value, unit = "") {
 export function seconds(value) {
   if (value === 0) return "0 s";
   if (value < 1) return `${Math.round(1000 * value)} ms`;
+  if (value < 120 && Number.isInteger(value)) return `${value} s`;
   if (value < 120) return `${value.toFixed(value < 10 ? 2 : 1)} s`;
   const minutes = Math.floor(value / 60);
   const rest = `${Math.round(value % 60)}`.padStart(2, "0");

@@ -55,7 +55,7 @@ function explanation(answer) {
 }
 
 function key() {
-  const items = Object.values(PHASES).map(([colour, name]) => {
+  const items = [STARTING, ...Object.values(PHASES)].map(([colour, name]) => {
     const mark = el("i");
     mark.style.background = colour;
     return el("li", {}, mark, name);
