@@ -44,7 +44,8 @@ class Timeline:
         return lanes
 
     def _note(self, line: dict[str, Any], start: int, length: int) -> None:
-        self._places[line["step"]] = (start, length)
+        if isinstance(line.get("step"), int):
+            self._places[line["step"]] = (start, length)
 
 
 def estimated_lanes(

@@ -110,8 +110,9 @@ class RunView:
         self._read_config()
 
     def _add_metrics(self, line: dict[str, Any], start: int, length: int) -> None:
-        step = line.pop("step")
-        self.columns.add(step, line)
+        step = line.pop("step", None)
+        if isinstance(step, int):
+            self.columns.add(step, {n: v for n, v in line.items() if isinstance(v, int | float)})
 
     def _read_config(self) -> None:
         """Two lines are all that is needed of config.yaml, and no reader of YAML is."""

@@ -1,6 +1,7 @@
 """The watch page's HTTP server: reads the run's folder, answers GET, and writes nothing."""
 
 import asyncio
+import contextlib
 import ipaddress
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -107,7 +108,8 @@ def watch_app(
 
 async def _refresh(view: RunView, pause_seconds: float) -> None:
     while True:
-        await asyncio.to_thread(view.refresh)
+        with contextlib.suppress(OSError):  # a folder that is away may come back
+            await asyncio.to_thread(view.refresh)
         await asyncio.sleep(0.0 if view.index.num_waiting else pause_seconds)
 
 
