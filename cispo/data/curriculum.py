@@ -23,6 +23,9 @@ class Curriculum:
         self._phases = list(phases.items())
         self._labels = list(labels)
         self._window = max(phase.pass_rate_tasks for phase in phases.values())
+        self._stage = self._age = 0
+        self._from = self._targets(0)
+        self._rates: dict[str, list[float]] = {}
         self.restore({})
 
     @property
@@ -67,11 +70,11 @@ class Curriculum:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; from the beginning where it is empty."""
-        self._stage: int = state.get("stage", 0)
-        self._age: int = state.get("age", 0)
-        self._from: tuple[float, ...] = tuple(state.get("from", self._targets(0)))
+        self._stage = state.get("stage", 0)
+        self._age = state.get("age", 0)
+        self._from = tuple(state.get("from", self._targets(0)))
         rates = state.get("rates", {})
-        self._rates: dict[str, list[float]] = {n: list(rates.get(n, ())) for n in self._labels}
+        self._rates = {label: list(rates.get(label, ())) for label in self._labels}
 
     def _targets(self, stage: int) -> tuple[float, ...]:
         weights = self._phases[stage][1].weights

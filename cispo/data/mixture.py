@@ -71,6 +71,12 @@ class TaskMixture:
         self._curriculum = curriculum
         self._solved = solved
         self._announce: Callable[[str], None] = _LOG.info
+        self._first = self._next = self._num_choices = 0
+        self._drawn: dict[int, _Drawn] = {}
+        self._rows: list[Shuffled] = []
+        self._choose = Random()
+        self._exhausted: set[int] = set()
+        self._skipped: Counter[SkipReason] = Counter()
         self.restore({})
 
     def announce_to(self, announce: Callable[[str], None]) -> None:
@@ -130,9 +136,8 @@ class TaskMixture:
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state; from the beginning where it is empty."""
-        self._first: int = state.get("first", 0)
-        self._next = self._first
-        self._drawn: dict[int, _Drawn] = {}
+        self._first = self._next = state.get("first", 0)
+        self._drawn = {}
         for entry in state.get("drawn", "").split():
             table, row = (int(number) for number in entry.split(":"))
             task = self._tables[table][row]
@@ -141,7 +146,7 @@ class TaskMixture:
         self._rows = [self._order(table) for table in range(len(self._tables))]
         for rows, position in zip(self._rows, state.get("positions", ()), strict=False):
             rows.position = position
-        self._num_choices: int = state.get("choices", 0)
+        self._num_choices = state.get("choices", 0)
         self._choose = Random(stream_seed(self._seed, "mixture"))
         for _ in range(self._num_choices):
             self._choose.random()  # one number a choice
