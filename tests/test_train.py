@@ -13,13 +13,14 @@ from cispo.advantages import advantages
 from cispo.config import AdvantageKind
 from cispo.errors import DivergedError, RolloutError
 from cispo.evaluate import HeldOutEvaluator
+from cispo.lessons import unmeasured
 from cispo.ports import Learner
 from cispo.schedules import Schedules
 from cispo.stream import OrderedStream
 from cispo.tracking.history import read_history
 from cispo.tracking.jsonl import JsonlTracker
 from cispo.train import Parts, equal_slices, is_due, train
-from cispo.types import Group, Metrics, PolicyVersion, Sample
+from cispo.types import Group, Lesson, Metrics, PolicyVersion, Sample
 from tests.fakes import (
     FakeEngine,
     FakeLearner,
@@ -255,6 +256,24 @@ async def test_dropped_groups_are_recorded_with_the_others() -> None:
     await run.train(updates_per_iteration=1, evaluate_every=-1, checkpoint_every=0)
     assert [g.index for g in run.tracker.groups[1]] == [0, 1, 2, 3, 4]
     assert run.tracker.lines[-1][1]["drops/all_wrong_groups"] == 1
+
+
+async def test_what_was_learned_from_is_recorded_with_its_advantages_after_the_updates() -> None:
+    verifier = FakeVerifier(lambda task, member: 0.0 if task == "task-1" else float(member))
+    run = Run(iterations=1, verifier=verifier)
+    steps_before: list[int] = []
+
+    async def review(groups: Sequence[tuple[Sample, ...]]) -> Sequence[Lesson]:
+        steps_before.append(len(run.learner.steps))
+        return await unmeasured(groups)
+
+    parts = replace(run.parts, review=review)
+    await train(parts, iterations=1, updates_per_iteration=2, evaluate_every=-1, checkpoint_every=0)
+    assert steps_before == [2]
+    assert [lesson.sample.advantage for lesson in run.tracker.lessons[1]] == [-1.0, 1.0] * 4
+    learned = {id(lesson.sample.rollout) for lesson in run.tracker.lessons[1]}
+    recorded = {g.index: {id(r) for r in g.rollouts} for g in run.tracker.groups[1]}
+    assert learned == set().union(*(recorded[index] for index in (0, 2, 3, 4)))
 
 
 async def test_held_out_rollouts_are_recorded_apart_from_those_of_training() -> None:
