@@ -126,7 +126,7 @@ def _scaling_section(curve: ComputeCurve | None) -> Iterator[str]:
     rows = [
         ("A, where it levels off", f"{fit.asymptote:.1%}"),
         ("95% interval of A, bootstrap", f"{fit.low:.1%} to {fit.high:.1%}"),
-        ("R_0, before the first iteration", f"{fit.start:.1%}"),
+        ("R_0, where it begins", f"{fit.start:.1%}"),
         ("C_mid, where half is gained, in token passes", f"{fit.midpoint:,.0f}"),
         ("B, how steeply", f"{fit.exponent:.2f}"),
         ("points miss the curve by (RMS)", f"{fit.rmse:.1%}"),
