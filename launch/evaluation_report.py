@@ -8,7 +8,7 @@ from cispo.evaluation.intervals import Difference
 
 Results = Mapping[str, Any]
 
-_COLUMNS = ("set", "problems", "n", "avg@n", "pass@n", "maj@n", "tokens", "cut off")
+_COLUMNS = ("set", "problems", "n", "scored by", "avg@n", "pass@n", "maj@n", "tokens", "cut off")
 _COLOURS = ("tab:blue", "tab:orange")
 _MARKERS = {"avg": "o", "pass": "^", "maj": "s"}
 _ROW_INCHES = 0.55
@@ -22,10 +22,10 @@ def result_lines(results: Results) -> Iterator[str]:
         n = one["num_rollouts"]
         cells = [_cell(one, kind) for kind in _MARKERS]
         counts = f"{one['tokens_mean']:.0f}", f"{one['truncated_fraction']:.0%}"
-        rows.append((name, str(one["num_problems"]), str(n), *cells, *counts))
+        rows.append((name, str(one["num_problems"]), str(n), one["metric"], *cells, *counts))
         ungraded += [f"  {name}: {number} x {cause}" for cause, number in one["ungraded"].items()]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    yield f"{results['name']}: per cent [95% interval over problems]"
+    yield f"{results['name']}: per cent [95% interval over problems], n answers to each problem"
     for first, *others in rows:
         cells = [cell.rjust(width) for cell, width in zip(others, widths[1:], strict=True)]
         yield "  ".join([first.ljust(widths[0]), *cells])
@@ -80,11 +80,15 @@ def draw(all_results: Sequence[Results], path: Path) -> None:
                 label=f"{results['name']} {kind}@n",
                 linestyle="none",
             )
-    sizes = {n: one["num_rollouts"] for r in all_results for n, one in r["sets"].items()}
-    axes.set_yticks(range(len(names)), [f"{name} (n={sizes[name]})" for name in names])
+    labels = {
+        name: f"{name}: {one['num_problems']} problems\nn={one['num_rollouts']}, {one['metric']}"
+        for results in all_results
+        for name, one in results["sets"].items()
+    }
+    axes.set_yticks(range(len(names)), [labels[name] for name in names])
     axes.invert_yaxis()
     axes.set_xlim(-0.02, 1.02)
-    axes.set_xlabel("mean over problems, 95% bootstrap interval")
+    axes.set_xlabel("mean over problems with its 95% interval; n answers to each problem")
     axes.grid(axis="x", alpha=0.3)
     axes.legend(
         fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.35 / len(names) - 0.1), ncols=3

@@ -1,13 +1,14 @@
 """How sure a mean over problems is: percentile bootstrap, also of the difference of two runs."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 NUM_RESAMPLES = 4000
 _DRAWS_AT_ONCE = 2**20
+_UNLIKELY = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +63,27 @@ def estimate(values: Sequence[float], *, seed: int) -> Estimate:
     return Estimate(
         mean=float(np.mean(values)), low=float(low), high=float(high), num_problems=len(values)
     )
+
+
+def share(values: Sequence[float], *, seed: int) -> Estimate:
+    """Estimate the mean of values in 0..1 as `estimate` does, never without doubt.
+
+    P zeros resample to zeros. But with a mean of m, which nothing above 1 makes up, there are P of
+    them with a chance of (1 - m)^P at most; the interval ends where that is 5%. So it does where
+    all are 1, on the other side.
+
+    Args:
+        values: [P], one a problem, in 0..1.
+        seed: Of the resampling.
+
+    Raises:
+        ValueError: There is no problem.
+    """
+    found = estimate(values, seed=seed)
+    rest = _UNLIKELY ** (1 / len(values))
+    if found.mean == 0.0:
+        return replace(found, high=1.0 - rest)
+    return replace(found, low=rest) if found.mean == 1.0 else found
 
 
 def difference(ours: Sequence[float], theirs: Sequence[float], *, seed: int) -> Difference:

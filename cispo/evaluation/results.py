@@ -9,7 +9,7 @@ from typing import Any
 from cispo.errors import ConfigError
 from cispo.evaluation.answers import Answer
 from cispo.evaluation.estimators import majority_at_k, pass_at_k, powers_of_two_to
-from cispo.evaluation.intervals import Difference, difference, estimate
+from cispo.evaluation.intervals import Difference, difference, share
 
 Values = Mapping[str, float]
 """The metrics of one problem."""
@@ -44,7 +44,7 @@ def describe_set(
     }
     return {
         "metrics": {
-            name: asdict(estimate([p[name] for p in problems.values() if name in p], seed=seed))
+            name: asdict(share([p[name] for p in problems.values() if name in p], seed=seed))
             for name in _names(problems.values())
         },
         "metric": metric,

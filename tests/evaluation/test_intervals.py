@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cispo.evaluation.intervals import difference, estimate
+from cispo.evaluation.intervals import difference, estimate, share
 
 
 def test_an_interval_is_that_of_all_resamples() -> None:
@@ -33,6 +33,14 @@ def test_the_seed_fixes_the_interval_and_equal_values_leave_none() -> None:
     assert estimate(values, seed=1) != estimate(values, seed=2)
     sure = estimate([1.0] * 7, seed=1)
     assert (sure.mean, sure.low, sure.high) == (1.0, 1.0, 1.0)
+
+
+def test_problems_that_agree_leave_the_doubt_that_their_number_does() -> None:
+    none, all_right = share([0.0] * 30, seed=1), share([1.0] * 30, seed=1)
+    assert (none.mean, none.low, none.high) == (0.0, 0.0, pytest.approx(1 - 0.05 ** (1 / 30)))
+    assert none.high == pytest.approx(3 / 30, rel=0.06)  # the rule of three
+    assert (all_right.low, all_right.high) == (pytest.approx(1 - none.high), 1.0)
+    assert share([0.0, 1.0, 1.0], seed=1) == estimate([0.0, 1.0, 1.0], seed=1)
 
 
 def test_pairing_sees_what_two_separate_intervals_do_not() -> None:
