@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from cispo.length_bias import CORRELATION, LengthBiasMonitor
+from cispo.tracking.departure import DIVERGENCE, DepartureMonitor
 from cispo.tracking.gradients import NORM, GradientMonitor
 from cispo.types import Metrics
 
@@ -51,6 +52,7 @@ class Alarms:
         self.current: dict[str, str] = {}
         self._length_bias = LengthBiasMonitor()
         self._gradients = GradientMonitor()
+        self._departure = DepartureMonitor()
 
     def begun(self, metrics: Metrics) -> list[str]:
         """The alarms of this step that the step before did not have."""
@@ -59,6 +61,8 @@ class Alarms:
             now[CORRELATION] = message
         if message := self._gradients.message(metrics):
             now[NORM] = message
+        if message := self._departure.message(metrics):
+            now[DIVERGENCE] = message
         messages = [text for name, text in now.items() if name not in self.current]
         self.current = now
         return messages
