@@ -83,7 +83,8 @@ def run_training(cfg: RunConfig, composed: str, tasks: CheckedTasks, resume: Res
             check_cluster(cfg, folder, resume, console.progress)
             num_done = run.train(resume)
     if interrupts.signal is not None and num_done < cfg.iterations:
-        print(f"stopped by {interrupts.signal.name}; {run.way_on()}", flush=True)
+        say.keep(stopped := f"stopped by {interrupts.signal.name}; {run.way_on()}")
+        print(stopped, flush=True)
         raise SystemExit(128 + interrupts.signal)
 
 
@@ -180,9 +181,13 @@ class _Run:
             dump=self.dump,
             advice=self.way_on,
             end=self.interrupts.end,
-            end_hard=lambda error: end_now(_FAILED, f"error: {error}"),
+            end_hard=self._end_hard,
             warn=self.say,
         )
+
+    def _end_hard(self, error: CispoError) -> None:
+        self.say.keep(text := f"error: {error}")
+        end_now(_FAILED, text)
 
     def way_on(self) -> str:
         """Say how this run can be continued."""
@@ -199,6 +204,9 @@ def _reported(trackers: RunTrackers, say: LogFile) -> Iterator[None]:
     """Leave a report however the block ends; one that cannot be written hides no other error."""
     try:
         yield
+    except CispoError as error:
+        say.keep(f"error: {error}")  # as the command shows it
+        raise
     finally:
         try:
             trackers.conclude()

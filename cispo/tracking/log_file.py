@@ -28,6 +28,10 @@ class LogFile:
     def __call__(self, text: str) -> None:
         """Say a line; that the disk is full may be what it says, so then it is only shown."""
         self._show(text)
+        self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Append a line that is shown elsewhere."""
         try:
             with self._path.open("a", encoding="utf-8") as file:
                 file.write(f"{self._clock():%Y-%m-%d %H:%M:%S} UTC  {text}\n")

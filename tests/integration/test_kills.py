@@ -176,12 +176,14 @@ def test_with_staleness_no_task_is_lost_or_trained_twice(
         disturb(run, OVERLAPPED, seed=2)
         output = run.lose_its_learner()
 
+    said = output.splitlines()[-1]
     assert re.fullmatch(
         r"error: learner rank 0 of 1 died during \w+: .*, in iteration \d+, after 1 restarts from "
         rf"{killed}/checkpoints/iteration-\d+; max_restarts=1\. When the cause is gone, continue "
         rf"with resume={killed}",
-        output.splitlines()[-1],
+        said,
     )
+    assert (killed / "log.txt").read_text().endswith(f"UTC  {said}\n")
     done = len(lines(killed))
     assert [line["step"] for line in lines(killed)] == list(range(1, done + 1))
     assert max(line["staleness/max"] for line in lines(killed)) <= 2

@@ -12,9 +12,11 @@ def test_a_line_is_shown_and_kept_with_the_time(tmp_path: Path) -> None:
     say = LogFile(tmp_path / "log.txt", shown.append, clock=lambda: noon)
     say("passed over: a")
     say("resuming from é")
+    say.keep("error: b")
     assert shown == ["passed over: a", "resuming from é"]
     assert (tmp_path / "log.txt").read_text(encoding="utf-8") == (
         "2026-11-22 12:00:01 UTC  passed over: a\n2026-11-22 12:00:01 UTC  resuming from é\n"
+        "2026-11-22 12:00:01 UTC  error: b\n"
     )
 
 
