@@ -1,6 +1,5 @@
 """The tutorial's own files do what it says, as far as that takes no training."""
 
-import re
 import runpy
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +14,15 @@ from launch.preflight import check_tasks
 from launch.typed import to_typed
 from rewards.extract import after_thought
 from rewards.own_function import load
+from tests.docs_commands import shown_files
 
 PAGE = Path(__file__).parents[1] / "docs" / "tutorial.md"
 MOST_LINES = 60
 
-_FILE = re.compile(r"^`(mine/\S+)`:\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
 
 @pytest.fixture(scope="module")
 def files() -> Mapping[str, str]:
-    return dict(_FILE.findall(PAGE.read_text(encoding="utf-8")))
+    return shown_files(PAGE)
 
 
 @pytest.fixture

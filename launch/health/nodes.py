@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cispo.config import ClusterConfig
+from cispo.tracking.activity import Activity
 from launch.cluster import ray_cluster
 from launch.health.finding import Finding, Level
 from launch.nodes import Node, wait_for_nodes
@@ -47,7 +48,13 @@ def nodes(cluster: ClusterConfig, run_dir: str) -> Finding:
     folder = Path(run_dir).expanduser().absolute()
     with ray_cluster(cluster, required_cpus=0.0):
         found = wait_for_nodes(cluster, None)
-        check_nodes(found, written={"run_dir": folder}, read={})
+        check_nodes(
+            found,
+            written={"run_dir": folder},
+            read={},
+            seconds=cluster.startup_seconds,
+            progress=Activity(time.monotonic),
+        )
         answers = _ask(found, folder, timeout_seconds=cluster.startup_seconds)
     return compare(answers, run_dir=run_dir)
 
