@@ -9,7 +9,6 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
-from benchmarks.objectives.alarm import SIGNAL, THRESHOLD
 from benchmarks.objectives.cell import OBJECTIVES, Result
 from benchmarks.objectives.summary import (
     Setting,
@@ -19,6 +18,7 @@ from benchmarks.objectives.summary import (
     early_accuracy,
     interval,
 )
+from cispo.tracking.alarms import DEPARTURE, DEPARTURE_NATS
 
 Axes: TypeAlias = Any
 
@@ -123,18 +123,18 @@ def _signal(axes: Axes, results: Sequence[Result]) -> None:
     axes.axis("on")
     axes.set_title("what the alarm sees")
     for run in results:
-        values = [value for value in run["curves"][SIGNAL] if value is not None]
+        values = [value for value in run["curves"][DEPARTURE] if value is not None]
         is_lost = collapse(run) is not None
         colour = "#c2255c" if is_lost else "#9aa7b8"
         axes.plot(
             range(1, len(values) + 1), [max(v, 1e-6) for v in values],
             color=colour, lw=1.1, alpha=0.8 if is_lost else 0.35, zorder=3 if is_lost else 2,
         )  # fmt: skip
-    axes.axhline(THRESHOLD, color=INK, lw=1.2, ls="--")
+    axes.axhline(DEPARTURE_NATS, color=INK, lw=1.2, ls="--")
     axes.set_yscale("log")
     axes.set_ylim(bottom=1e-5)
     axes.set_xlabel("rollout batch")
-    axes.set_ylabel(SIGNAL)
+    axes.set_ylabel(DEPARTURE)
 
 
 def _rate(lr: float) -> str:

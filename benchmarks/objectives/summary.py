@@ -34,15 +34,10 @@ def early_accuracy(result: Result) -> float:
 
 
 def collapse(result: Result) -> int | None:
-    """The first batch whose accuracy is below half of the best before it, if it stays so.
-
-    "Stays" is: the mean of the run's last two accuracies is below half of the run's best.
-    """
+    """The first batch whose accuracy is below half of the best before it, or None."""
     values = accuracy(result)
     if result["diverged"] is not None:
         return int(result["diverged"]["batch"])
-    if statistics.fmean(values[-2:]) >= _COLLAPSED * max(values):
-        return None
     return next(
         (i for i in range(1, len(values)) if values[i] < _COLLAPSED * max(values[:i])), None
     )

@@ -4,13 +4,22 @@ from collections.abc import Callable
 from typing import TypeAlias
 
 from cispo.length_bias import CORRELATION, LengthBiasMonitor
-from cispo.tracking.departure import DIVERGENCE, DepartureMonitor
 from cispo.tracking.gradients import NORM, GradientMonitor
 from cispo.types import Metrics
 
 _Rule: TypeAlias = tuple[str, Callable[[float], bool], str]
 
+DEPARTURE = "kl/k3_nats"
+DEPARTURE_NATS = 0.5
+"""Runs that went further from mu in one iteration collapsed; see docs/objectives.md."""
+
 _RULES: tuple[_Rule, ...] = (
+    (
+        DEPARTURE,
+        lambda nats: nats > DEPARTURE_NATS,
+        "updates carry the policy {:.2g} nats a token from the one that sampled: a collapse may "
+        "follow; lower learner.optimizer.lr or updates_per_iteration",
+    ),
     (
         "mismatch/max_nats",
         lambda nats: nats > 0.5,
@@ -52,7 +61,6 @@ class Alarms:
         self.current: dict[str, str] = {}
         self._length_bias = LengthBiasMonitor()
         self._gradients = GradientMonitor()
-        self._departure = DepartureMonitor()
 
     def begun(self, metrics: Metrics) -> list[str]:
         """The alarms of this step that the step before did not have."""
@@ -61,8 +69,6 @@ class Alarms:
             now[CORRELATION] = message
         if message := self._gradients.message(metrics):
             now[NORM] = message
-        if message := self._departure.message(metrics):
-            now[DIVERGENCE] = message
         messages = [text for name, text in now.items() if name not in self.current]
         self.current = now
         return messages

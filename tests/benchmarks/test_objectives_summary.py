@@ -1,7 +1,9 @@
 import pytest
 
+from benchmarks.objectives.alarm import measure
 from benchmarks.objectives.cell import slices
 from benchmarks.objectives.summary import batches_to, collapse, early_accuracy, interval, summarise
+from cispo.tracking.alarms import DEPARTURE
 from cispo.types import Sample
 from tests.learner.tables import random_samples
 
@@ -23,9 +25,9 @@ def test_the_first_accuracy_is_that_of_no_batch() -> None:
     assert early_accuracy(result(0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.9)) == pytest.approx(0.3)
 
 
-def test_a_run_has_collapsed_where_it_lost_half_of_its_best_for_good() -> None:
+def test_a_run_has_collapsed_where_it_lost_half_of_its_best() -> None:
     assert collapse(result(0.3, 0.8, 0.9, 0.4, 0.1, 0.1)) == 3
-    assert collapse(result(0.3, 0.8, 0.2, 0.5, 0.8, 0.9)) is None, "it recovered"
+    assert collapse(result(0.3, 0.8, 0.5, 0.41, 0.8, 0.9)) is None
     assert collapse(result(0.3, 0.1, 0.0, 0.0)) == 1
     assert collapse({**result(0.3, 0.5, 0.6), "diverged": {"batch": 3}}) == 3
 
@@ -64,3 +66,24 @@ def test_updates_keep_their_size_when_groups_lose_their_signal(
     (sample,) = random_samples(1)
     groups: list[tuple[Sample, ...]] = [(sample, sample)] * num_groups
     assert [len(update) // 2 for update in slices(groups, depth)] == expected
+
+
+def test_an_alarm_is_judged_by_its_lead_and_its_false_alarms() -> None:
+    def run(nats: list[float | None], *accuracy: float) -> dict[str, object]:
+        made = result(*accuracy)
+        made["curves"] = {"accuracy/mean": list(accuracy), DEPARTURE: nats}
+        return made
+
+    found = measure(
+        [
+            run([0.9, 0.1, 0.1, None], 0.3, 0.8, 0.7, 0.2),
+            run([0.1, 0.1, 0.1, None], 0.3, 0.8, 0.7, 0.2),
+            run([0.1, 0.1, 0.9, None], 0.3, 0.2, 0.1, 0.1),
+            run([0.1, 0.6, 0.1, None], 0.3, 0.8, 0.9, 0.9),
+            run([0.1, 0.4, 0.1, None], 0.3, 0.8, 0.9, 0.9),
+        ]
+    )
+    assert (found["collapsed"], found["sound"]) == (3, 2)
+    judged = found[DEPARTURE]
+    assert judged["leads_in_batches"] == [3, None, 0]
+    assert (judged["foretold"], judged["median_lead"], judged["false_alarms"]) == (1, 3, 1)

@@ -10,6 +10,7 @@ from cispo.tracking.plain import PlainConsole
     ("name", "bad", "good"),
     [
         ("mismatch/max_nats", 0.7, 0.01),
+        ("kl/k3_nats", 0.6, 0.1),
         ("weight/effective_sample_fraction", 0.1, 0.9),
         ("weight/capped_fraction", 0.4, 0.01),
         ("verdict/invalid_fraction", 0.2, 0.0),
