@@ -20,6 +20,7 @@ from rewards.admission import NEEDS_ADMISSION
 from rewards.build import named_verifiers
 from rewards.own_function import is_own
 from rewards.trial import try_verifiers
+from rollout.backends.vllm_models import check_vllm
 from sandboxes.build import build_sandbox, build_workspaces
 from sandboxes.swe.proof import prove
 
@@ -47,6 +48,8 @@ def check_run(cfg: RunConfig) -> tuple[CheckedTasks, Resume]:
         CheckpointError: The checkpoint to resume from is missing, damaged, or another run's.
     """
     cfg.policy.path = check_policy_path(cfg.policy)
+    if cfg.rollout.backend == "vllm":
+        check_vllm(cfg.policy.path)
     check_sharing(cfg.policy, cfg.learner.sequence_parallel)
     resume = read_resume(cfg.resume, asdict(cfg))
     if resume.iteration >= cfg.iterations:

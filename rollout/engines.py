@@ -23,6 +23,7 @@ from rollout.backends.base import Backend, StopRules
 from rollout.backends.lightning import LightningBackend
 from rollout.backends.scripted import ScriptedBackend, script_from_file
 from rollout.backends.transformers import TransformersBackend
+from rollout.backends.vllm_models import check_vllm, tensor_names
 from rollout.driver import Engine
 from rollout.scoring import score_tokens
 from rollout.token_text import TokenText
@@ -50,14 +51,7 @@ def build_engine(policy: PolicyConfig, rollout: RolloutConfig) -> Engine:
         case "lightning" | "transformers":
             return _model_engine(policy, rollout, stop, tokenizer)
         case "vllm":
-            from rollout.backends.vllm import VllmBackend  # an extra that is rarely installed
-
-            backend = VllmBackend(
-                _path(policy, rollout),
-                stop,
-                dtype=policy.dtype,
-                max_sequences=rollout.max_sequences,
-            )
+            backend = _vllm_backend(policy, rollout, stop)
         case "scripted":
             script = script_from_file(
                 Path(_path(policy, rollout)),
@@ -97,6 +91,15 @@ def _model_engine(
             )
     score = functools.partial(score_tokens, model)
     return Engine(backend, tokenizer, context_length=context_length, score=score)
+
+
+def _vllm_backend(policy: PolicyConfig, rollout: RolloutConfig, stop: StopRules) -> Backend:
+    from rollout.backends.vllm import VllmBackend, start_vllm  # an extra that is rarely installed
+
+    path = _path(policy, rollout)
+    check_vllm(path)
+    engine = start_vllm(path, dtype=policy.dtype, max_sequences=rollout.max_sequences)
+    return VllmBackend(engine, stop, file_names=tensor_names(path))
 
 
 def _keeps_routes(rollout: RolloutConfig, model: LightningModel) -> bool:

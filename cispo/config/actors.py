@@ -92,6 +92,14 @@ class RolloutConfig:
                 value,
                 f"only rollout.backend=lightning can; choose {usual}",
             )
+        for key in ("stop", "max_thinking_tokens", "max_answer_tokens"):
+            value = getattr(self.sampling, key)
+            require(
+                self.backend != "vllm" or not value,
+                f"rollout.sampling.{key}",
+                value,
+                "rollout.backend=vllm cannot; drop it, or choose rollout=transformers",
+            )
         require(
             not self.routing_replay or self.backend == "lightning",
             "rollout.routing_replay",

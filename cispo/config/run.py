@@ -150,6 +150,14 @@ class RunConfig:
             self.rollout.backend,
             "the lightning engine runs lightning models only; use rollout.backend=transformers",
         )
+        require(
+            not (self.policy.backend == "lightning" and self.rollout.backend == "vllm"),
+            "rollout.backend",
+            self.rollout.backend,
+            "vLLM takes weights by transformers' names, and dropped lightning attention after "
+            "0.23.0; use rollout=lightning. A MiniMax model of transformers runs with "
+            "policy=transformers and vllm<=0.23.0",
+        )
         for key, sampling in (
             ("rollout", self.rollout.sampling),
             ("evaluation", self.evaluation.sampling),

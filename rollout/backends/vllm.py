@@ -1,8 +1,8 @@
 """Samples through vLLM's engine, for softmax models on GPUs.
 
-Not verified on a GPU. What was, on CPU with vLLM 0.32: log-probabilities of sampled tokens agree
-with those of transformers to 1e-6, `reload_weights` replaces weights exactly, and models with
-lightning attention cannot be loaded at all (vLLM dropped them after 0.23).
+Not verified on a GPU. What was, on CPU with vLLM 0.32 in float32: the contract of all engines, with
+log-probabilities of sampled tokens within 2e-5 of the learner's, 2e-6 on average
+(`tests/contracts/test_vllm_backend.py`). Lightning attention cannot be loaded, see `vllm_models`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from cispo.errors import WeightSyncError
+from cispo.errors import DivergedError, WeightSyncError
 from cispo.types import PolicyVersion, StopReason
 from cispo.version_runs import VersionRuns, joined_runs
 from cispo.weights.arrival import Arrival
@@ -25,11 +25,18 @@ from rollout.backends.base import (
     Increment,
     Request,
     StopRules,
+    refuse_beyond,
     refuse_features,
 )
 
 _LEARNER_PREFIX = "network."
 """What the learner's names of a transformers model's parameters begin with, and vLLM's do not."""
+
+_TIED = frozenset(("lm_head.weight",))
+"""Tensors of files that a learner may not have, because they are another one's."""
+
+_ON_CPUS = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1"}
+"""Variables that only vLLM's builds for CPUs read: no pinning to cores, a cache of 1 GiB."""
 
 
 @dataclass(slots=True)
@@ -42,6 +49,36 @@ class _Running:
     streak: int = 0
 
 
+def start_vllm(path: str, *, dtype: str, max_sequences: int) -> Any:
+    """Start vLLM's engine around a model, in this process; takes from half a minute to several.
+
+    Args:
+        path: Hugging Face folder or hub id.
+        dtype: `float32` or `bfloat16`.
+        max_sequences: Sequences that run at once.
+    """
+    # In this process, so that weights are handed over without being serialised.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    for name, value in _ON_CPUS.items():
+        os.environ.setdefault(name, value)
+    import torch
+    import vllm
+
+    return vllm.LLMEngine.from_engine_args(
+        vllm.EngineArgs(
+            model=path,
+            dtype=dtype,
+            max_num_seqs=max_sequences,
+            enable_prefix_caching=True,
+            logprobs_mode="processed_logprobs",
+            skip_tokenizer_init=True,  # tokens go in and come out
+            # Else a token that is handed out was drawn a step ago, perhaps by the weights before.
+            async_scheduling=False,
+            enforce_eager=not torch.cuda.is_available(),  # CPUs would compile for minutes
+        )
+    )
+
+
 class VllmBackend:
     """Continuous batching by vLLM in this process; members of a group share its prefix cache.
 
@@ -49,28 +86,22 @@ class VllmBackend:
     The repetition stop looks at probabilities after truncation, the only ones that vLLM reports.
 
     Args:
-        path: Hugging Face folder or hub id.
-        dtype: `float32` or `bfloat16`.
-        stop: When sequences end.
-        max_sequences: Sequences that run at once.
+        engine: What `start_vllm` started.
+        stop: When sequences end. The model's own end of text is none, unless it is among these.
+        file_names: Names of the model's tensors in its files, by which vLLM takes new weights; None
+            where they are not known.
     """
 
-    def __init__(self, path: str, stop: StopRules, *, dtype: str, max_sequences: int) -> None:
-        # In this process, so that weights are handed over without being serialised.
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    def __init__(
+        self, engine: Any, stop: StopRules, *, file_names: frozenset[str] | None = None
+    ) -> None:
         import vllm
 
         self._vllm = vllm
-        self._engine: Any = vllm.LLMEngine.from_engine_args(
-            vllm.EngineArgs(
-                model=path,
-                dtype=dtype,
-                max_num_seqs=max_sequences,
-                enable_prefix_caching=True,
-                logprobs_mode="processed_logprobs",
-            )
-        )
+        self._engine = engine
         self._stop = stop
+        self._file_names = file_names
+        self._max_length: int = engine.vllm_config.model_config.max_model_len
         self._log_threshold = math.log(stop.repetition_probability)
         self._running: dict[str, _Running] = {}
         self._version = PolicyVersion(0)
@@ -101,6 +132,7 @@ class VllmBackend:
             "stream",
             "top_logprobs",
         )
+        refuse_beyond(request, self._max_length)
         for member, seed in enumerate(request.seeds):
             name = f"{request.request_id}/{member}"
             params = self._vllm.SamplingParams(
@@ -112,6 +144,7 @@ class VllmBackend:
                 seed=seed,
                 logprobs=0,
                 stop_token_ids=sorted(self._stop.token_ids),
+                ignore_eos=True,
                 detokenize=False,
                 output_kind=self._vllm.sampling_params.RequestOutputKind.DELTA,
             )
@@ -161,6 +194,7 @@ class VllmBackend:
         """
         arrival = Arrival.of(buckets)
         arrival.hold()  # vLLM would go on with the half of a broken export
+        self._refuse_other_names(name for bucket in arrival for name in bucket.names)
         tensors = [
             (name.removeprefix(_LEARNER_PREFIX), tensor)
             for bucket in arrival
@@ -172,11 +206,31 @@ class VllmBackend:
         self._version = version
         return arrival.checksum
 
+    def _refuse_other_names(self, names: Iterable[str]) -> None:
+        """Refuse weights that vLLM would pass over, or keep from before, without an error."""
+        if self._file_names is None:
+            return
+        sent = {name.removeprefix(_LEARNER_PREFIX) for name in names}
+        strange, absent = sent - self._file_names, self._file_names - sent - _TIED
+        if strange or absent:
+            raise WeightSyncError(
+                f"rollout.backend=vllm: {len(strange)} of the learner's parameters are not among "
+                f"the tensors of the model's files ({', '.join(sorted(strange)[:3]) or 'none'}), "
+                f"{len(absent)} of those are not among the learner's "
+                f"({', '.join(sorted(absent)[:3]) or 'none'}); choose rollout=transformers"
+            )
+
     def _record(self, running: _Running, completion: Any) -> None:
         new = (self._version, len(completion.token_ids))
         running.version_runs = joined_runs([*running.version_runs, new])
         for token, choices in zip(completion.token_ids, completion.logprobs, strict=True):
             logprob = float(choices[token].logprob)
+            if not math.isfinite(logprob):
+                raise DivergedError(
+                    f"task {running.request.task_id}, rollout {running.member}: the "
+                    f"log-probability of token {len(running.token_ids)} is {logprob} under weights "
+                    f"{self._version}"
+                )
             running.token_ids.append(token)
             running.logprobs.append(logprob)
             running.streak = running.streak + 1 if logprob > self._log_threshold else 0
