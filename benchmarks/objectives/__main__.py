@@ -39,7 +39,7 @@ def main() -> None:
         cells = run_sweep(grid(RATES, SEEDS), folder=options.folder)
     rows, found = summarise(cells), alarm.measure(cells)
     print("\n".join(table.lines(rows)))
-    print(f"alarms: {found}")
+    print("\n".join(table.alarm_lines(found)))
     if options.quick:
         return
     if not options.draw:

@@ -17,7 +17,6 @@ from cispo.errors import DivergedError
 from cispo.learner.local import LocalLearner
 from cispo.learner.rule import update_rule
 from cispo.policy.lightning.model import LightningModel
-from cispo.tracking.alarms import Alarms
 from cispo.types import Group, Metrics, PolicyVersion, Sample
 
 Result: TypeAlias = dict[str, Any]
@@ -80,7 +79,7 @@ def run_cell(cell: Cell, first_policy: LightningModel, *, replays: bool = False)
     Returns:
         The cell, and `curves`: by name one number a rollout batch, None where there is none. What
         an update measures stands beside the batch that it learned from, whose accuracy is that of
-        the policy before the updates. `alarms` are those of the product, by batch.
+        the policy before the updates.
     """
     began = time.process_time()
     learner = _learner(cell, copy.deepcopy(first_policy))
@@ -93,7 +92,6 @@ def run_cell(cell: Cell, first_policy: LightningModel, *, replays: bool = False)
         group_size=GROUP_SIZE,
         replays=replays,
     )
-    alarms, told = Alarms(), []
     curves: dict[str, list[float | None]] = {name: [] for name in CURVES}
     diverged = None
     for number in range(BATCHES[cell.task] + 1):
@@ -107,7 +105,6 @@ def run_cell(cell: Cell, first_policy: LightningModel, *, replays: bool = False)
         except DivergedError as error:
             diverged = {"batch": number, "error": str(error)}
             break
-        told += [[number, message] for message in alarms.begun(metrics)]
         for name, values in curves.items():
             value = metrics.get(name)
             values.append(None if value is None else float(f"{value:.4g}"))
@@ -116,7 +113,6 @@ def run_cell(cell: Cell, first_policy: LightningModel, *, replays: bool = False)
         **asdict(cell),
         "cpu_seconds": seconds,
         "diverged": diverged,
-        "alarms": told,
         "curves": curves,
     }
 

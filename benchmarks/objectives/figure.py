@@ -9,6 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from benchmarks.objectives.alarm import measure
 from benchmarks.objectives.cell import OBJECTIVES, Result
 from benchmarks.objectives.summary import (
     Setting,
@@ -61,11 +62,12 @@ def draw(results: Sequence[Result], path: Path) -> None:
             row[0].set_ylabel("right answers")
             for axes in row[len(of_task) :]:
                 axes.axis("off")
-        _speed(grid[2][-2], grouped)
-        _signal(grid[2][-1], results)
+        _speed(grid[1][-1], grouped)
+        _signal(grid[2][-2], results)
+        _leads(grid[2][-1], results)
         _legend(figure, seeds)
         figure.subplots_adjust(
-            left=0.05, right=0.985, top=0.87, bottom=0.06, hspace=0.42, wspace=0.22
+            left=0.05, right=0.985, top=0.87, bottom=0.06, hspace=0.42, wspace=0.3
         )
         figure.savefig(path)
 
@@ -115,26 +117,48 @@ def _speed(axes: Axes, grouped: Mapping[Setting, list[Result]]) -> None:
     axes.set_xscale("log")
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("right, mean after batches 1 to 5")
+    axes.set_ylabel("mean after batches 1 to 5")
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
 
 
 def _signal(axes: Axes, results: Sequence[Result]) -> None:
+    """What is left of a run's best accuracy, by how far its first batch led from mu."""
     axes.axis("on")
-    axes.set_title("what the alarm sees")
+    axes.set_title("first batch, and what is left")
     for run in results:
-        values = [value for value in run["curves"][DEPARTURE] if value is not None]
+        values = accuracy(run)
         is_lost = collapse(run) is not None
-        colour = "#c2255c" if is_lost else "#9aa7b8"
         axes.plot(
-            range(1, len(values) + 1), [max(v, 1e-6) for v in values],
-            color=colour, lw=1.1, alpha=0.8 if is_lost else 0.35, zorder=3 if is_lost else 2,
+            run["curves"][DEPARTURE][0], sum(values[-2:]) / 2 / max(values), ls="",
+            marker="x" if is_lost else "o", ms=6, mew=1.6, alpha=0.75, mfc="none",
+            color=COLOURS[run["objective"]],
         )  # fmt: skip
-    axes.axhline(DEPARTURE_NATS, color=INK, lw=1.2, ls="--")
-    axes.set_yscale("log")
-    axes.set_ylim(bottom=1e-5)
-    axes.set_xlabel("rollout batch")
-    axes.set_ylabel(DEPARTURE)
+    axes.axvline(DEPARTURE_NATS, color=INK, lw=1.2, ls="--")
+    axes.text(DEPARTURE_NATS, 1.04, "alarm ", ha="right", fontsize=10, color=INK)
+    axes.plot([], [], "x", color=MUTED, label="fell below half of its best")
+    axes.plot([], [], "o", mfc="none", color=MUTED, label="did not")
+    axes.legend(loc="lower left", frameon=False, fontsize=10)
+    axes.set_xscale("log")
+    axes.set_ylim(-0.02, 1.12)
+    axes.set_xlabel("KL(mu, pi) of the first batch, nats a token")
+    axes.set_ylabel("accuracy in the end / best")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+
+
+def _leads(axes: Axes, results: Sequence[Result]) -> None:
+    """How early the alarm is, where it foretells a collapse, and how often it does not."""
+    axes.axis("on")
+    axes.set_title("lead of the alarm")
+    leads = measure(results)[DEPARTURE]["leads_in_batches"]
+    early = [lead for lead in leads if lead is not None and lead > 0]
+    bins = range(1, max(early, default=1) + 1)
+    axes.bar(bins, [early.count(lead) for lead in bins], color="#c2255c", width=0.75)
+    axes.bar([0], [len(leads) - len(early)], color="#9aa7b8", width=0.75)
+    axes.set_xticks([0, *bins], ["–", *map(str, bins)])
+    axes.grid(visible=False, axis="x")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("batches from alarm to collapse (–: none)")
+    axes.set_ylabel("collapsed runs")
 
 
 def _rate(lr: float) -> str:

@@ -13,6 +13,19 @@ def lines(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return ["  ".join(c.ljust(w) for c, w in zip(r, widths, strict=True)).rstrip() for r in cells]
 
 
+def alarm_lines(found: Mapping[str, Any]) -> list[str]:
+    """One line an alarm."""
+    lines = [f"{found['collapsed']} of {found['collapsed'] + found['sound']} runs collapsed"]
+    for name, judged in found.items():
+        if isinstance(judged, Mapping):
+            lines.append(
+                f"alarm {name}: foretold {judged['foretold']} of {found['collapsed']}, median lead "
+                f"{judged['median_lead']} batches; {judged['false_alarms']} false alarms in "
+                f"{found['sound']} sound runs"
+            )
+    return lines
+
+
 def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
     return row["task"], row["lr"], row["objective"]
 
@@ -20,7 +33,7 @@ def _order(row: Mapping[str, Any]) -> tuple[Any, ...]:
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     return (
         row["task"],
-        f"{row['lr']:.0e}",
+        f"{row['lr']:g}",
         row["objective"],
         " ".join("-" if count is None else str(count) for count in row["batches_to_80"]),
         _interval(row["early_accuracy"]),

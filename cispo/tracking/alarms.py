@@ -10,7 +10,7 @@ from cispo.types import Metrics
 _Rule: TypeAlias = tuple[str, Callable[[float], bool], str]
 
 DEPARTURE = "kl/k3_nats"
-DEPARTURE_NATS = 0.5
+DEPARTURE_NATS = 0.4
 """Runs that went further from mu in one iteration collapsed; see docs/objectives.md."""
 
 _RULES: tuple[_Rule, ...] = (

@@ -80,7 +80,7 @@ def test_an_alarm_is_judged_by_its_lead_and_its_false_alarms() -> None:
             run([0.1, 0.1, 0.1, None], 0.3, 0.8, 0.7, 0.2),
             run([0.1, 0.1, 0.9, None], 0.3, 0.2, 0.1, 0.1),
             run([0.1, 0.6, 0.1, None], 0.3, 0.8, 0.9, 0.9),
-            run([0.1, 0.4, 0.1, None], 0.3, 0.8, 0.9, 0.9),
+            run([0.1, 0.3, 0.1, None], 0.3, 0.8, 0.9, 0.9),
         ]
     )
     assert (found["collapsed"], found["sound"]) == (3, 2)
