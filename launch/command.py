@@ -84,7 +84,7 @@ def run_command(
     except CispoError:
         if wants_traceback:
             raise
-        _refuse("not all jobs of the sweep have succeeded; see above")
+        _refuse("not all jobs of the sweep have succeeded; see above, or their logs")
     except (HydraException, OmegaConfBaseException) as error:
         if wants_traceback:
             raise

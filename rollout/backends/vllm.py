@@ -72,7 +72,7 @@ def start_vllm(path: str, *, dtype: str, max_sequences: int) -> Any:
             enable_prefix_caching=True,
             logprobs_mode="processed_logprobs",
             skip_tokenizer_init=True,  # tokens go in and come out
-            # Else a token that is handed out was drawn a step ago, perhaps by the weights before.
+            # On GPUs vLLM would run a step ahead, and hand out tokens that older weights drew.
             async_scheduling=False,
             enforce_eager=not torch.cuda.is_available(),  # CPUs would compile for minutes
         )

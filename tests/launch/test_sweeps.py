@@ -39,5 +39,5 @@ def test_every_job_of_a_sweep_is_tried_and_what_was_refused_is_said(tmp_path: Pa
         "updates_per_iteration=5",
         "updates_per_iteration=7",
     ]
-    assert last == "error: not all jobs of the sweep have succeeded; see above"
+    assert last == "error: not all jobs of the sweep have succeeded; see above, or their logs"
     assert (tmp_path / "runs" / "smoke_sweep" / "multirun.yaml").is_file()
