@@ -47,4 +47,4 @@ def _interval(values: Iterable[float] | None, sign: str = "") -> str:
     if values is None:
         return ""
     mean, low, _ = values
-    return f"{mean:{sign}.3f} ±{mean - low:.3f}"
+    return f"{mean:{sign}.3f}" + (f" ±{mean - low:.3f}" if low < mean else "")
