@@ -24,7 +24,7 @@ class ClusterConfig:
     hosts: list[str] = field(default_factory=list)
     num_cpus: int | None = None
     object_store_bytes: int = 512 * 2**20
-    startup_seconds: float = 180.0
+    startup_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         require(self.num_nodes >= 1, "cluster.num_nodes", self.num_nodes, "must be >= 1")

@@ -126,7 +126,7 @@ def test_a_commit_that_makes_no_instance_is_refused(jails: JailWorkspaces, tmp_p
             prepare_instances(cfg)
     assert git(tmp_path / "twice", "status", "--porcelain") == ""
     ran = prepare("math")
-    assert (ran.returncode, ran.stderr) == (2, "error: say what to prepare: swe\n")
+    assert (ran.returncode, ran.stderr) == (2, "error: say what to prepare: swe, tasks\n")
 
 
 @pytest.mark.parametrize(

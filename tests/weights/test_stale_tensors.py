@@ -133,6 +133,7 @@ class FakeVllmEngine:
     def __init__(self) -> None:
         self.calls: list[Any] = []
         self.forgets = True
+        self.vllm_config = SimpleNamespace(model_config=SimpleNamespace(max_model_len=64))
 
     def collective_rpc(self, method: str, kwargs: dict[str, Any]) -> None:
         names = [name for name, _ in kwargs["weights_iterator"]]
@@ -146,19 +147,14 @@ class FakeVllmEngine:
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> FakeVllmEngine:
     engine = FakeVllmEngine()
-    fake = SimpleNamespace(
-        EngineArgs=lambda **_: None,
-        LLMEngine=SimpleNamespace(from_engine_args=lambda _: engine),
-    )
-    monkeypatch.setitem(sys.modules, "vllm", fake)
-    monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace())
     return engine
 
 
 def test_vllm_forgets_cached_prompts_also_under_running_sequences(vllm: FakeVllmEngine) -> None:
     from rollout.backends.vllm import VllmBackend
 
-    backend = VllmBackend("path", RULES, dtype="float32", max_sequences=2)
+    backend = VllmBackend(vllm, RULES)
     new = weights("transformers", torch.float32, 5)
     backend.load_weights(PolicyVersion(1), new)
     names = [name.removeprefix("network.") for bucket in new for name in bucket.names]
@@ -172,7 +168,7 @@ def test_vllm_forgets_cached_prompts_also_under_running_sequences(vllm: FakeVllm
 def test_vllm_is_not_touched_by_a_damaged_export(vllm: FakeVllmEngine) -> None:
     from rollout.backends.vllm import VllmBackend
 
-    backend = VllmBackend("path", RULES, dtype="float32", max_sequences=2)
+    backend = VllmBackend(vllm, RULES)
     new = weights("transformers", torch.float32, 5)
     new[-1].buffer[0] ^= 1
     with pytest.raises(WeightSyncError, match="has checksum"):
