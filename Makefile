@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PACKAGES := cispo rollout rewards sandboxes launch conf
 # Processes that run tests. More than processors, because much of it is waiting for other processes.
-WORKERS ?= 4
+WORKERS ?= 3
 export OMP_NUM_THREADS := 1
 export PYTHONUNBUFFERED := 1
 

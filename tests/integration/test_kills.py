@@ -45,8 +45,7 @@ RUN = (
 )
 ORDERLY = ("driver", "learner rank", "rollout actor", "reward worker", "sandbox")
 MORE = ("rollout actor", "reward worker", "sandbox", "sandbox", "sandbox")
-SYNCHRONOUS = (*ORDERLY, *MORE, "reward worker")
-OVERLAPPED = (*ORDERLY, *MORE)
+KINDS = (*ORDERLY, *MORE)
 LONGEST_WAIT_SECONDS = 240.0
 
 
@@ -157,12 +156,12 @@ def test_with_no_staleness_killed_processes_change_not_one_bit(
 ) -> None:
     killed = tmp_path / "killed"
     with running(killed, f"policy.path={policy}") as run:
-        disturb(run, SYNCHRONOUS, seed=1)
+        disturb(run, KINDS, seed=1)
         run.stop()
 
     both = min(len(lines(killed)), ITERATIONS)
     assert [line["step"] for line in lines(killed)[:both]] == list(range(1, both + 1))
-    assert both >= len(SYNCHRONOUS)
+    assert both >= len(KINDS)
     assert any(line["learn/grad_norm"] > 0 for line in lines(whole)[:both])
     assert learned(killed)[:both] == learned(whole)[:both]
     assert list(rollouts(killed).items())[:both] == list(rollouts(whole).items())[:both]
@@ -173,7 +172,7 @@ def test_with_staleness_no_task_is_lost_or_trained_twice(
 ) -> None:
     killed = tmp_path / "killed"
     with running(killed, f"policy.path={policy}", "max_staleness=2", "max_restarts=1") as run:
-        disturb(run, OVERLAPPED, seed=2)
+        disturb(run, KINDS, seed=2)
         output = run.lose_its_learner()
 
     said = output.splitlines()[-1]
@@ -188,7 +187,7 @@ def test_with_staleness_no_task_is_lost_or_trained_twice(
     assert [line["step"] for line in lines(killed)] == list(range(1, done + 1))
     assert max(line["staleness/max"] for line in lines(killed)) <= 2
     both = min(done, ITERATIONS)
-    assert both >= len(OVERLAPPED)
+    assert both >= len(KINDS)
     assert tasks(killed)[:both] == tasks(whole)[:both]  # which they are depends on no staleness
 
 
