@@ -9,10 +9,11 @@ from cispo.anchor import Groups, Scorer
 from cispo.types import Lesson, PolicyVersion, Rollout, Sample
 from cispo.version_runs import first_runs
 
-Review: TypeAlias = Callable[[Groups], Awaitable[Sequence[Lesson]]]
+Review: TypeAlias = Callable[[int, Groups], Awaitable[Sequence[Lesson]]]
+"""Takes the iteration, from 1, and its samples; returns a lesson a sample."""
 
 
-async def unmeasured(groups: Groups) -> Sequence[Lesson]:
+async def unmeasured(step: int, groups: Groups) -> Sequence[Lesson]:
     """Keep the advantages alone, which costs nothing."""
     return [Lesson(sample=sample) for sample in chain.from_iterable(groups)]
 
@@ -24,19 +25,23 @@ class Retrospect:
         scorer: The learner.
         max_tokens: Tokens, prompts included, that are scored in an iteration; the last sample is
             cut where they end, which changes nothing before the cut.
+        every: Iterations from one that is looked back at to the next, as they are recorded.
     """
 
-    def __init__(self, scorer: Scorer, *, max_tokens: int) -> None:
+    def __init__(self, scorer: Scorer, *, max_tokens: int, every: int = 1) -> None:
         self._scorer = scorer
         self._max_tokens = max_tokens
+        self._every = every
 
-    async def __call__(self, groups: Groups) -> Sequence[Lesson]:
+    async def __call__(self, step: int, groups: Groups) -> Sequence[Lesson]:
         """Return a lesson a sample, in order.
 
         Raises:
             LearnerError: A rank is lost.
         """
-        lessons = list(await unmeasured(groups))
+        lessons = list(await unmeasured(step, groups))
+        if step % self._every:
+            return lessons
         chosen = _beginnings([lesson.sample for lesson in lessons], self._max_tokens)
         if chosen:
             scored = await self._scorer.logprobs(chosen)

@@ -7,6 +7,9 @@ from contextlib import contextmanager
 from cispo.ports import Progress
 from cispo.types import Metrics
 
+PHASES = ("sample", "learn", "publish", "evaluate", "checkpoint")
+"""Phases of an iteration, in the order of the loop."""
+
 
 class Phases:
     """Measures phases that follow one another.

@@ -120,7 +120,7 @@ async def train(
                     if update:
                         learned.append(await parts.learner.step(update))  # ascend J_CISPO
                     parts.progress.advance("learn")
-                lessons = await parts.review(samples)
+                lessons = await parts.review(step, samples)
             sampled = in_task_order(groups, stream.dropped)
             parts.tracker.record(step, sampled, lessons=lessons)
             metrics = describe(groups, samples, learned, version=version, dropped=stream.dropped)

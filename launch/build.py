@@ -139,8 +139,10 @@ def _stream(
 
 
 def _review(cfg: RunConfig, learner: LearnerGroup) -> Review:
-    max_tokens = cfg.tracking.scored_tokens if cfg.tracking.rollouts_every else 0
-    return Retrospect(learner, max_tokens=max_tokens) if max_tokens else unmeasured
+    max_tokens, every = cfg.tracking.scored_tokens, cfg.tracking.rollouts_every
+    if max_tokens == 0 or every == 0:
+        return unmeasured
+    return Retrospect(learner, max_tokens=max_tokens, every=every)
 
 
 def _way_of_weights(cfg: RunConfig) -> Route | Broadcasts:

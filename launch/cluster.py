@@ -12,6 +12,7 @@ from typing import Any
 from cispo.config import ClusterConfig
 from cispo.errors import ConfigError
 from cispo.stacks import Incarnation, ask
+from launch.nodes import on_node
 from launch.processes import descendants
 from launch.reaper import reaped
 
@@ -108,12 +109,10 @@ def ask_elsewhere(host: str, processes: Sequence[Incarnation]) -> None:
     """
     import ray
     from ray.exceptions import RayError
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     for node in ray.nodes():
         if node["Alive"] and node["NodeManagerHostname"] == host:
-            there = NodeAffinitySchedulingStrategy(node_id=node["NodeID"], soft=False)
-            task = ray.remote(ask).options(num_cpus=0, scheduling_strategy=there)
+            task = on_node(ask, node["NodeID"])
             try:
                 ray.get(task.remote(list(processes)), timeout=_REACH_SECONDS)
             except RayError as error:

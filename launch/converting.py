@@ -17,8 +17,8 @@ _PHASE = "convert checkpoint"
 async def convert_for(learner: LearnerConfig, resume: Resume, progress: Progress) -> None:
     """Convert the checkpoint where this learner cannot read it as it is, however long that takes.
 
-    In a thread of the driver, before any rank starts: ranks would wait in a collective, which ends
-    after half an hour. Each parameter is an event for the watchdog.
+    In a thread of the driver, before any rank starts: ranks would wait for one of them, and count
+    as hung after `learner.step_seconds`. Each parameter is an event for the watchdog.
 
     Args:
         learner: Who goes on.

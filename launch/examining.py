@@ -33,7 +33,9 @@ def examine(cfg: DoctorConfig, say: Callable[[str], None]) -> bool:
         "wandb": partial(services.tracking, cfg.tracking.wandb_mode),
     }
     if cfg.weights.transport == "file":
-        checks["weights"] = partial(machine.disk, cfg.weights.folder, needed=0)
+        checks["weights"] = partial(
+            machine.disk, cfg.weights.folder, needed=0, key="weights.folder"
+        )
     if cfg.cluster.address is not None:
         checks["nodes"] = partial(nodes.nodes, cfg.cluster, cfg.run_dir)
     return carry_out(checks, say)

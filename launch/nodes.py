@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cispo.config import ClusterConfig
 from cispo.errors import ConfigError
@@ -49,6 +50,15 @@ def living_nodes() -> list[Node]:
         for node in ray.nodes()
         if node["Alive"]
     ]
+
+
+def on_node(function: Callable[..., Any], node_id: str) -> Any:
+    """A function as a task of Ray that runs on this node alone and reserves nothing."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    there = NodeAffinitySchedulingStrategy(node_id=node_id, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
 
 
 def missing_nodes(nodes: Sequence[Node], *, num_nodes: int, hosts: Sequence[str]) -> str:

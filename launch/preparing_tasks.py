@@ -58,7 +58,9 @@ def prepare_tasks(cfg: PrepareTasksConfig) -> None:
         _require_different_ids(kept)
         if cfg.num_rollouts and kept:
             folder = output.with_name(f"{output.stem}.rollouts")
-            kept = asyncio.run(_measured(cfg, kept, folder, console.progress))
+            asked = sorted({source.instruction for source in sources})
+            measuring = _measured(cfg, kept, folder, console.progress, instructions=asked)
+            kept = asyncio.run(measuring)
     write_rows(output, map(task_row, kept))
     beside = output.with_name(f"{output.stem}.removed.jsonl")
     write_rows(beside, (_removed_row(tasks[index], removed[index]) for index in sorted(removed)))
@@ -106,11 +108,15 @@ def _require_different_ids(tasks: Sequence[Task]) -> None:
 
 
 async def _measured(
-    cfg: PrepareTasksConfig, tasks: Sequence[Task], folder: Path, progress: Progress
+    cfg: PrepareTasksConfig,
+    tasks: Sequence[Task],
+    folder: Path,
+    progress: Progress,
+    *,
+    instructions: Sequence[str],
 ) -> list[Task]:
     """Let the policy answer each task, as training would ask it, and note its pass rate."""
     evaluation = _as_evaluation(cfg)
-    instructions = sorted({source.instruction for source in training_sources(cfg.tasks)})
     asked = {"instructions": instructions, "system_prompt": cfg.tasks.system_prompt}
     file = AnswerFile(folder, answer_settings(evaluation) | asked, overwrite=False)
     system = cfg.tasks.system_prompt

@@ -27,19 +27,13 @@ class Recipe:
 
     def engine(self, pool: RolloutPool) -> RolloutEngine:
         """The engine of training, with the window's budget."""
-        return pool if self.window is None else pool.with_budget(self._max_new_tokens)
+        window = self.window
+        return pool if window is None else pool.with_budget(lambda: window.max_new_tokens)
 
     def learner(self, group: LearnerGroup) -> Learner:
         """The learner of training, with the window's counter-measures."""
-        return group if self.window is None else MeasuredLearner(group, self._measures)
-
-    def _max_new_tokens(self) -> int:
-        assert self.window is not None
-        return self.window.max_new_tokens
-
-    def _measures(self) -> CounterMeasures:
-        assert self.window is not None
-        return self.window.measures
+        window = self.window
+        return group if window is None else MeasuredLearner(group, lambda: window.measures)
 
 
 def make_recipe(cfg: RunConfig, tasks: TaskMixture, *, announce: Callable[[str], None]) -> Recipe:

@@ -15,7 +15,7 @@ from typing import Any
 from cispo.config import PolicyConfig
 from cispo.errors import ConfigError
 from cispo.ports import Progress
-from launch.nodes import Node
+from launch.nodes import Node, on_node
 
 _PACKAGES = ("cispo", "rollout", "rewards", "sandboxes", "launch")
 _LIBRARIES = ("torch", "deepspeed", "transformers", "numpy", "safetensors")
@@ -109,15 +109,7 @@ def check_nodes(
 
 def _ask(nodes: Sequence[Node], read: Sequence[Path], marks: Sequence[Path]) -> list[Any]:
     """Have each node looked at; returns Ray's calls in the order of the nodes."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    calls = []
-    for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node_id=node.node_id, soft=False)
-        task = ray.remote(look).options(num_cpus=0, scheduling_strategy=there, max_retries=0)
-        calls.append(task.remote(read, marks))
-    return calls
+    return [on_node(look, node.node_id).remote(read, marks) for node in nodes]
 
 
 def _wait(calls: Sequence[Any], nodes: Sequence[Node], seconds: float, progress: Progress) -> None:

@@ -112,12 +112,7 @@ class Agents:
             environment={"PYTHONPATH": python_path(instance.setup.source_roots)},
             write_bytes=self._settings.write_bytes,
         )
-        budgets = Budgets(
-            max_turns=self._settings.max_turns,
-            max_turn_tokens=sampling.max_new_tokens,
-            max_tokens=self._settings.max_tokens,
-            wall_seconds=self._settings.wall_seconds,
-        )
+        budgets = Budgets.of(self._settings, sampling)
         causes = []
         for _ in range(_ATTEMPTS):
             try:

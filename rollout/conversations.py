@@ -49,12 +49,7 @@ class Conversations:
         self, task: Task, policy: TurnSampler, *, seed: int, sampling: SamplingConfig
     ) -> Rollout:
         truth: Mapping[str, object] = task.truth
-        budgets = Budgets(
-            max_turns=self._settings.max_turns,
-            max_turn_tokens=sampling.max_new_tokens,
-            max_tokens=self._settings.max_tokens,
-            wall_seconds=self._settings.wall_seconds,
-        )
+        budgets = Budgets.of(self._settings, sampling)
         async with self._slots:
             conversation = open_conversation(
                 str(truth["domain"]), str(truth["task_id"]), self._settings.user, seed=seed

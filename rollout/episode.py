@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from cispo.config import SamplingConfig
+from cispo.config.agent import AgentConfig
 from cispo.policy.tool_calls import ToolCallError, parse_tool_calls
 from cispo.seeding import stream_seed
 from cispo.types import Message, PolicyVersion, Rollout, StopReason, Task
@@ -76,6 +78,16 @@ class Budgets:
     max_turn_tokens: int
     max_tokens: int
     wall_seconds: float
+
+    @classmethod
+    def of(cls, settings: AgentConfig, sampling: SamplingConfig) -> Budgets:
+        """Read them from a configuration."""
+        return cls(
+            max_turns=settings.max_turns,
+            max_turn_tokens=sampling.max_new_tokens,
+            max_tokens=settings.max_tokens,
+            wall_seconds=settings.wall_seconds,
+        )
 
 
 @dataclass(slots=True)

@@ -24,14 +24,16 @@ def samples() -> list[tuple[Sample, ...]]:
 
 
 async def test_without_scores_a_lesson_is_the_sample_alone() -> None:
-    lessons = await unmeasured(samples())
+    lessons = await unmeasured(1, samples())
     assert [lesson.sample.advantage for lesson in lessons] == [0.5, -0.5, 0.5, -0.5]
     assert all(len(lesson.logprobs) == 0 for lesson in lessons)
 
 
 async def test_the_first_samples_are_scored_and_the_last_of_them_is_cut() -> None:
     scorer = Scorer()
-    lessons = await Retrospect(scorer, max_tokens=5 + 6 + 4)(samples())  # 2 tokens are the prompt
+    lessons = await Retrospect(scorer, max_tokens=5 + 6 + 4)(
+        1, samples()
+    )  # 2 tokens are the prompt
     assert [len(lesson.logprobs) for lesson in lessons] == [5, 6, 4, 0]
     assert [len(sample.rollout.token_ids) for sample in scorer.samples] == [5, 6, 4]
     assert [len(lesson.sample.rollout.token_ids) for lesson in lessons] == [5, 6, 5, 6]
@@ -40,9 +42,16 @@ async def test_the_first_samples_are_scored_and_the_last_of_them_is_cut() -> Non
 
 async def test_a_budget_that_ends_in_a_prompt_scores_no_part_of_it() -> None:
     scorer = Scorer()
-    lessons = await Retrospect(scorer, max_tokens=7)(samples())
+    lessons = await Retrospect(scorer, max_tokens=7)(1, samples())
     assert [len(lesson.logprobs) for lesson in lessons] == [5, 0, 0, 0]
-    assert await Retrospect(scorer, max_tokens=7)([]) == []
+    assert await Retrospect(scorer, max_tokens=7)(1, []) == []
+
+
+async def test_only_iterations_that_are_recorded_are_scored() -> None:
+    scorer = Scorer()
+    retrospect = Retrospect(scorer, max_tokens=100, every=3)
+    measured = [bool((await retrospect(step, samples()))[0].logprobs) for step in range(1, 7)]
+    assert measured == [False, False, True, False, False, True]
 
 
 def test_the_beginning_of_a_rollout_keeps_what_belongs_to_its_tokens() -> None:

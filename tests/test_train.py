@@ -263,9 +263,9 @@ async def test_what_was_learned_from_is_recorded_with_its_advantages_after_the_u
     run = Run(iterations=1, verifier=verifier)
     steps_before: list[int] = []
 
-    async def review(groups: Sequence[tuple[Sample, ...]]) -> Sequence[Lesson]:
+    async def review(step: int, groups: Sequence[tuple[Sample, ...]]) -> Sequence[Lesson]:
         steps_before.append(len(run.learner.steps))
-        return await unmeasured(groups)
+        return await unmeasured(step, groups)
 
     parts = replace(run.parts, review=review)
     await train(parts, iterations=1, updates_per_iteration=2, evaluate_every=-1, checkpoint_every=0)

@@ -20,30 +20,13 @@ from benchmarks.objectives.summary import (
     interval,
 )
 from cispo.tracking.alarms import DEPARTURE, DEPARTURE_NATS
+from cispo.tracking.figure_style import INK, MUTED, STYLE
 
 Axes: TypeAlias = Any
 
-INK, MUTED, GRID = "#1f2933", "#65758b", "#e4e8ee"
 COLOURS = {"cispo": "#2563eb", "dapo": "#e4572e", "grpo": "#159a72"}
 TASKS = {"t15": "fork, 15% long", "c4": "chain", "t04": "fork, 4% long"}
-_STYLE = {
-    "font.size": 11,
-    "axes.titlesize": 12,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": "#c5ccd6",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "lines.linewidth": 2.0,
-    "lines.solid_capstyle": "round",
-}
+_STYLE = {**STYLE, "font.size": 11, "axes.titlesize": 12, "lines.linewidth": 2.0}
 
 
 def draw(results: Sequence[Result], path: Path) -> None:

@@ -144,6 +144,15 @@ class RunConfig:
             self.learner.sequence_parallel,
             f"policy.backend={self.policy.backend} cannot share a row among ranks; set it to 1",
         )
+        self._check_engine()
+        self.length_window.check_budgets(
+            max_new_tokens=self.rollout.sampling.max_new_tokens,
+            max_thinking_tokens=self.rollout.sampling.max_thinking_tokens,
+            overlong_cache_tokens=self.reward.overlong_cache_tokens,
+        )
+
+    def _check_engine(self) -> None:
+        """Refuse an engine that cannot run this policy, or cannot sample as it is asked."""
         require(
             not (self.policy.backend == "transformers" and self.rollout.backend == "lightning"),
             "rollout.backend",
@@ -169,11 +178,6 @@ class RunConfig:
                 sampling.max_thinking_tokens,
                 f"rollout.backend={self.rollout.backend} cannot end thoughts; set it to 0",
             )
-        self.length_window.check_budgets(
-            max_new_tokens=self.rollout.sampling.max_new_tokens,
-            max_thinking_tokens=self.rollout.sampling.max_thinking_tokens,
-            overlong_cache_tokens=self.reward.overlong_cache_tokens,
-        )
 
 
 @dataclass(slots=True, kw_only=True)

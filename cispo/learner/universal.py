@@ -55,7 +55,7 @@ def converted(checkpoint: Path, note: Note) -> Path:
 
     Raises:
         CheckpointError: It has not been called, which is not for ranks to do: the others would wait
-            in a collective, which has a deadline.
+            for one in a collective, and all would count as hung (`learner.step_seconds`).
     """
     folder = converted_folder(checkpoint)
     if not folder.is_dir():

@@ -7,7 +7,6 @@ from itertools import accumulate
 
 from cispo.tracking.columns import Columns
 from cispo.tracking.headline import heldout_metric
-from cispo.tracking.history import History
 from cispo.tracking.scaling import Fit, Undetermined, fit
 
 _LEARNED_PASSES = 3.0
@@ -37,19 +36,14 @@ class ComputeCurve:
     fit: Fit | Undetermined
 
 
-def compute_curve(history: History) -> ComputeCurve | None:
-    """Read the curve from a history; see `compute_curve_of`."""
-    return compute_curve_of(Columns(history))
-
-
-def compute_curve_of(columns: Columns) -> ComputeCurve | None:
+def compute_curve(columns: Columns) -> ComputeCurve | None:
     """Take held-out accuracy, or accuracy in training where that alone was measured often enough.
 
     Returns:
         None where nothing was measured.
     """
     spent = _token_passes(columns)
-    held_out = heldout_metric(dict.fromkeys(columns.names, 0.0))
+    held_out = heldout_metric(columns.names)
     names = [held_out, "accuracy/mean"] if held_out else ["accuracy/mean"]
     curves = [_curve(columns, name, spent) for name in names]
     found = [curve for curve in curves if curve is not None]

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from cispo.tracking.columns import Columns
-from cispo.tracking.compute import compute_curve_of
+from cispo.tracking.compute import compute_curve
 from cispo.tracking.figure import draw
 from cispo.tracking.health import examine
 from cispo.tracking.history import read_history
@@ -38,7 +38,7 @@ def conclude(
     picture = folder / "report.png"
     columns = Columns(history)
     health = examine(columns, iterations=iterations)
-    curve = compute_curve_of(columns)
+    curve = compute_curve(columns)
     draw(history, picture, title=name, subtitle=lead(summary), health=health, curve=curve)
     config = folder / "config.yaml"
     recorded = sorted((folder / "rollouts").glob("iteration_*.jsonl.gz"))

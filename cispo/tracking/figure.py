@@ -12,9 +12,6 @@ from matplotlib.ticker import MaxNLocator
 
 from cispo.tracking.compute import ComputeCurve
 from cispo.tracking.figure_panels import (
-    GRID,
-    INK,
-    MUTED,
     Axes,
     entropy,
     gradients,
@@ -29,30 +26,9 @@ from cispo.tracking.figure_panels import (
     throughput,
     weights,
 )
+from cispo.tracking.figure_style import MUTED, STYLE
 from cispo.tracking.health import Health
 from cispo.tracking.history import History
-
-_STYLE = {
-    "font.size": 12,
-    "axes.titlesize": 14,
-    "axes.titleweight": "bold",
-    "axes.titlelocation": "left",
-    "axes.labelcolor": MUTED,
-    "axes.edgecolor": "#c5ccd6",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "text.color": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "legend.framealpha": 0.85,
-    "legend.edgecolor": "none",
-    "legend.fontsize": 10.5,
-    "lines.linewidth": 2.2,
-    "lines.solid_capstyle": "round",
-}
 
 
 def draw(
@@ -88,7 +64,7 @@ def draw(
         throughput,
         phase_times,
     )
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(15.5, 16.2), dpi=100, facecolor="white")
         FigureCanvasAgg(figure)
         grid = figure.subplots(4, 3)

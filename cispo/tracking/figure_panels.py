@@ -5,16 +5,16 @@ from typing import Any, TypeAlias
 
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from cispo.phases import PHASES
 from cispo.tracking.compute import ComputeCurve
+from cispo.tracking.figure_style import INK, MUTED
 from cispo.tracking.headline import heldout_metric
 from cispo.tracking.history import History, names_under, series
 from cispo.tracking.scaling import Fit
 
 Axes: TypeAlias = Any
 
-INK, MUTED, GRID = "#1f2933", "#65758b", "#e4e8ee"
 COLOURS = ("#2563eb", "#e4572e", "#159a72", "#b4540a", "#7c4dbd", "#c2255c", "#0e8fb3", "#6b7a0f")
-PHASES = ("sample", "learn", "publish", "evaluate", "checkpoint")
 _MOST_PARTS = 4
 
 

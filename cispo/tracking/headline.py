@@ -1,6 +1,6 @@
 """One line that says how an iteration went (stdlib only)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from cispo.types import Metrics
 
@@ -28,10 +28,10 @@ def headline(step: int, iterations: int, metrics: Metrics, *, eta_seconds: float
     return "  ".join(pieces)
 
 
-def heldout_metric(metrics: Metrics) -> str | None:
-    """The name of avg@k over all held-out tasks, whatever k is."""
-    names = [n for n in metrics if n.startswith("heldout/avg@") and n.count("/") == 1]
-    return names[0] if names else None
+def heldout_metric(names: Iterable[str]) -> str | None:
+    """The name of avg@k over all held-out tasks among those of metrics, whatever k is."""
+    found = [n for n in names if n.startswith("heldout/avg@") and n.count("/") == 1]
+    return found[0] if found else None
 
 
 def closing_lines(summary: Mapping[str, object]) -> list[str]:

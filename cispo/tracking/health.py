@@ -233,7 +233,7 @@ def _recent(values: Sequence[float]) -> float:
 
 
 def _held_out(columns: Columns) -> str | None:
-    return heldout_metric(dict.fromkeys(columns.names, 0.0))
+    return heldout_metric(columns.names)
 
 
 def _spoken(metric: str) -> str:

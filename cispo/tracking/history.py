@@ -1,6 +1,7 @@
 """Reads back the metrics of a run (stdlib only)."""
 
 import json
+import os
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,6 +22,21 @@ def read_history(path: Path) -> History:
             entry = json.loads(line)
             history.append((entry.pop("step"), entry))
     return history
+
+
+def shorten(path: Path, *, through: int) -> None:
+    """Remove the lines of later steps, and a torn last one; nothing where there is no file.
+
+    Raises:
+        ValueError: A line before the last is not JSON.
+    """
+    if not path.exists():
+        return
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    kept = [x for x in lines if x.endswith("\n") and json.loads(x)["step"] <= through]
+    shortened = path.with_suffix(".tmp")
+    shortened.write_text("".join(kept), encoding="utf-8")
+    os.replace(shortened, path)
 
 
 def series(history: History, name: str) -> tuple[list[int], list[float]]:

@@ -1,12 +1,11 @@
 """Writes metrics.jsonl, one object a step, which reports and resumes rely on (stdlib only)."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cispo.errors import ConfigError, RunFolderError
-from cispo.tracking.history import read_history
+from cispo.tracking.history import shorten
 from cispo.types import Group, Lesson, Metrics, RolloutKind
 
 
@@ -28,11 +27,8 @@ class JsonlTracker:
                 f"run_dir={path.parent}: holds the {path.name} of an earlier run; choose another "
                 f"run_dir, or continue that run with resume={path.parent}"
             )
-        if keep_through is not None and path.exists():
-            kept = [line(s, metrics) for s, metrics in read_history(path) if s <= keep_through]
-            shortened = path.with_suffix(".tmp")
-            shortened.write_text("".join(kept), encoding="utf-8")
-            os.replace(shortened, path)
+        if keep_through is not None:
+            shorten(path, through=keep_through)
         self._path = path
         self._file = path.open("ab", buffering=0)
 

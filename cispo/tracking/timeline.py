@@ -2,12 +2,11 @@
 
 import json
 import logging
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cispo.spans import Spans
-from cispo.tracking.history import read_history
+from cispo.tracking.history import shorten
 from cispo.types import Group, Lesson, Metrics, RolloutKind
 
 
@@ -26,17 +25,14 @@ class TimelineFile:
         self._path = path
         self._spans = spans
         self._has_failed = False
-        if keep_through is not None and path.exists():
-            kept = [(s, lanes) for s, lanes in read_history(path) if s <= keep_through]
-            shortened = path.with_suffix(".tmp")
-            shortened.write_text("".join(_line(s, lanes) for s, lanes in kept), encoding="utf-8")
-            os.replace(shortened, path)
+        if keep_through is not None:
+            shorten(path, through=keep_through)
 
     def log(self, step: int, metrics: Metrics) -> None:
         """Append the step's line."""
         try:
             with self._path.open("a", encoding="utf-8") as file:
-                file.write(_line(step, self._spans.lap()))
+                file.write(json.dumps({"step": step, **self._spans.lap()}) + "\n")
         except OSError as error:
             if not self._has_failed:
                 self._has_failed = True
@@ -58,7 +54,3 @@ class TimelineFile:
 
     def finish(self, summary: Mapping[str, object]) -> None:
         """Nothing is open."""
-
-
-def _line(step: int, lanes: Mapping[str, object]) -> str:
-    return json.dumps({"step": step, **lanes}) + "\n"

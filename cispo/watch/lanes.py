@@ -5,10 +5,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cispo.phases import PHASES
 from cispo.spans import LEARNER, LOOP, Lanes
 from cispo.watch.following import Following
-
-PHASES = ("sample", "learn", "publish", "evaluate", "checkpoint")
 
 
 class Timeline:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cispo.tracking.alarms import DEPARTURE, DEPARTURE_NATS
 from cispo.tracking.columns import Columns
 from cispo.tracking.headline import heldout_metric
 
@@ -28,34 +29,21 @@ class Panel:
     meaning: str = ""
 
 
-def panels(columns: Columns) -> Iterator[Panel]:
-    """The panels of a run, those without data included."""
-    held_out = heldout_metric(dict.fromkeys(columns.names, 0.0))
-    by_source = [name for name in columns.names if held_out and name.startswith(f"{held_out}/")]
-    yield Panel(
-        title="Held-out accuracy",
-        unit="%",
-        lines={
-            **({held_out: f"all ({held_out.partition('/')[2]})"} if held_out else {}),
-            **{name: name.rpartition("/")[2] for name in by_source[:7]},
-        },
-        meaning="The one that counts. It should rise with the reward; where only the reward "
-        "rises, the reward is gamed.",
-    )
-    yield Panel(
+_OF_EVERY_RUN = (
+    Panel(
         title="Reward",
         unit="",
         lines={"reward/mean": "mean", "accuracy/mean": "share right"},
         meaning="Mean over all rollouts that were sampled. It should rise, fast at first.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Entropy",
         unit="nats",
         lines={"entropy/mean_nats": "of a token"},
         meaning="It falls slowly as the policy makes up its mind. Near zero nothing is explored "
         "any more; a steep rise means that the policy comes apart.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Length",
         unit="tokens",
         lines={
@@ -65,21 +53,21 @@ def panels(columns: Columns) -> Iterator[Panel]:
             "length/p99_tokens": "99th percentile",
         },
         meaning="Reasoning may grow longer. Wrong answers that alone grow are rambling.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Gradient norm",
         unit="",
         lines={"learn/grad_norm": "mean", "learn/grad_norm/max": "largest"},
         meaning="Before clipping. A jump to ten times the usual comes before many collapses.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Engine against learner",
         unit="nats",
         lines={"mismatch/max_nats": "largest", "mismatch/mean_nats": "mean"},
         meaning="Log-probabilities at equal weights: ideally rounding. Above 0.01 on average the "
         "ratio measures software rather than learning.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Weights",
         unit="%",
         lines={
@@ -89,27 +77,27 @@ def panels(columns: Columns) -> Iterator[Panel]:
         },
         meaning="Few weights at the cap, and an effective sample size near 100 %: mu is close "
         "enough to pi.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Drift of the policy",
         unit="nats",
-        lines={"kl/k3_nats": "from the one that sampled"},
-        meaning="A token's mean over the iteration's updates. Above 0.03 again and again a "
-        "collapse may follow.",
-    )
-    yield Panel(
+        lines={DEPARTURE: "from the one that sampled"},
+        meaning="A token's mean over the iteration's updates. After more than "
+        f"{DEPARTURE_NATS} runs have collapsed.",
+    ),
+    Panel(
         title="Staleness",
         unit="versions",
         lines={"staleness/max": "max", "staleness/mean": "mean"},
         meaning="How many publishes old the rollouts are; never above max_staleness.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Groups without signal",
         unit="%",
         lines={"groups/pass_100_fraction": "all right", "groups/pass_0_fraction": "all wrong"},
         meaning="They teach nothing. Most of them all right: harder tasks; all wrong: easier ones.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Throughput",
         unit="tokens/s",
         lines={
@@ -117,8 +105,8 @@ def panels(columns: Columns) -> Iterator[Panel]:
             "time/learner_tokens_per_second": "learned",
         },
         meaning="Each over the time in which it was at work.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="Time of an iteration",
         unit="s",
         lines={
@@ -129,8 +117,8 @@ def panels(columns: Columns) -> Iterator[Panel]:
             "time/evaluate_seconds": "evaluating",
         },
         meaning="What the loop waits for longest is what to make faster.",
-    )
-    yield Panel(
+    ),
+    Panel(
         title="How rollouts end",
         unit="%",
         lines={
@@ -140,6 +128,28 @@ def panels(columns: Columns) -> Iterator[Panel]:
             "stop/turn_limit_fraction": "turn limit",
         },
         meaning="Those cut off have no answer: raise max_new_tokens or shape the length.",
+    ),
+)
+
+
+def panels(columns: Columns) -> Iterator[Panel]:
+    """The panels of a run, those without data included."""
+    yield _held_out(columns)
+    yield from _OF_EVERY_RUN
+
+
+def _held_out(columns: Columns) -> Panel:
+    held_out = heldout_metric(columns.names)
+    by_source = [name for name in columns.names if held_out and name.startswith(f"{held_out}/")]
+    return Panel(
+        title="Held-out accuracy",
+        unit="%",
+        lines={
+            **({held_out: f"all ({held_out.partition('/')[2]})"} if held_out else {}),
+            **{name: name.rpartition("/")[2] for name in by_source[:7]},
+        },
+        meaning="The one that counts. It should rise with the reward; where only the reward "
+        "rises, the reward is gamed.",
     )
 
 

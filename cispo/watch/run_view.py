@@ -8,7 +8,7 @@ from typing import Any
 
 from cispo.spans import Lanes
 from cispo.tracking.columns import Columns
-from cispo.tracking.compute import ComputeCurve, compute_curve_of
+from cispo.tracking.compute import ComputeCurve, compute_curve
 from cispo.tracking.health import Health, examine
 from cispo.watch.following import Following
 from cispo.watch.index import RolloutIndex
@@ -86,7 +86,7 @@ class RunView:
     def compute_curve(self) -> ComputeCurve | None:
         """Performance by compute; fitted anew when a line has come."""
         if self._fitted[0] != self.columns.num_lines:
-            self._fitted = (self.columns.num_lines, compute_curve_of(self.columns))
+            self._fitted = (self.columns.num_lines, compute_curve(self.columns))
         return self._fitted[1]
 
     def lanes(self, first: int, last: int) -> tuple[Lanes, bool]:

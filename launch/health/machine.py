@@ -91,14 +91,15 @@ def descriptors() -> Finding:
     return Finding(text=said)
 
 
-def disk(run_dir: str, *, needed: int) -> Finding:
-    """Write a file beside the runs, read it back, and look at the room that is left.
+def disk(where: str, *, needed: int, key: str = "run_dir") -> Finding:
+    """Write a file into a folder, and look at the room that is left.
 
     Args:
-        run_dir: Folder of runs, which need not exist.
+        where: The folder, which need not exist.
         needed: Bytes that should be free.
+        key: Its name in the configuration.
     """
-    path = Path(run_dir).expanduser().absolute()
+    path = Path(where).expanduser().absolute()
     folder = next(place for place in (path, *path.parents) if place.is_dir())
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".doctor-") as file:
@@ -108,8 +109,8 @@ def disk(run_dir: str, *, needed: int) -> Finding:
     except OSError as error:
         return Finding(
             level=Level.FAIL,
-            text=f"run_dir={run_dir}: {folder} cannot be written ({error.strerror})",
-            fix="name another run_dir",
+            text=f"{key}={where}: {folder} cannot be written ({error.strerror})",
+            fix=f"name another {key}",
         )
     free = shutil.disk_usage(folder).free
     said = f"{free / _GB:.3g} GB free in {folder}"
@@ -117,7 +118,7 @@ def disk(run_dir: str, *, needed: int) -> Finding:
         return Finding(
             level=Level.FAIL,
             text=f"{said}, fewer than free_bytes={needed / _GB:.3g} GB",
-            fix="make room, or name a run_dir on another disk",
+            fix=f"make room, or name a {key} on another disk",
         )
     return Finding(text=said)
 

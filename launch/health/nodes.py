@@ -13,7 +13,7 @@ from cispo.config import ClusterConfig
 from cispo.tracking.activity import Activity
 from launch.cluster import ray_cluster
 from launch.health.finding import Finding, Level
-from launch.nodes import Node, wait_for_nodes
+from launch.nodes import Node, on_node, wait_for_nodes
 from launch.shared_folders import check_nodes
 
 _MOST_APART_SECONDS = 1.0
@@ -93,14 +93,12 @@ def write_there(path: str) -> Mapping[str, Any]:
 
 def _ask(found: Sequence[Node], folder: Path, *, timeout_seconds: float) -> list[Answer]:
     import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     mark = folder / f".doctor-{secrets.token_hex(8)}"
     answers = []
     try:
         for node in found:
-            there = NodeAffinitySchedulingStrategy(node_id=node.node_id, soft=False)
-            task = ray.remote(write_there).options(num_cpus=0, scheduling_strategy=there)
+            task = on_node(write_there, node.node_id)
             ray.get(task.remote(str(mark)), timeout=timeout_seconds)  # the first starts a process
             sent = time.time()
             said = ray.get(task.remote(str(mark)), timeout=timeout_seconds)

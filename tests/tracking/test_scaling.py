@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from cispo.tracking.columns import Columns
 from cispo.tracking.compute import compute_curve
 from cispo.tracking.history import History
 from cispo.tracking.scaling import Fit, Undetermined, fit
@@ -82,7 +83,7 @@ def history(num: int, *, every: int) -> History:
 
 
 def test_compute_is_a_pass_a_sampled_and_three_a_learned_token() -> None:
-    found = compute_curve(history(60, every=5))
+    found = compute_curve(Columns(history(60, every=5)))
     assert found is not None
     assert found.metric == "heldout/avg@4"
     assert list(found.steps[:3]) == [0, 5, 10]
@@ -92,11 +93,11 @@ def test_compute_is_a_pass_a_sampled_and_three_a_learned_token() -> None:
 
 
 def test_accuracy_in_training_stands_in_where_evaluations_are_few() -> None:
-    found = compute_curve(history(60, every=30))
+    found = compute_curve(Columns(history(60, every=30)))
     assert found is not None
     assert found.metric == "accuracy/mean"
     assert isinstance(found.fit, Fit)
-    assert compute_curve([(1, {"reward/mean": 1.0})]) is None
-    few = compute_curve(history(3, every=1))
+    assert compute_curve(Columns([(1, {"reward/mean": 1.0})])) is None
+    few = compute_curve(Columns(history(3, every=1)))
     assert few is not None
     assert isinstance(few.fit, Undetermined)
