@@ -82,8 +82,8 @@ _OF_EVERY_RUN = (
         title="Drift of the policy",
         unit="nats",
         lines={DEPARTURE: "from the one that sampled"},
-        meaning="A token's mean over the iteration's updates. After more than "
-        f"{DEPARTURE_NATS} runs have collapsed.",
+        meaning="A token's mean over the iteration's updates. Above "
+        f"{DEPARTURE_NATS} a collapse may follow.",
     ),
     Panel(
         title="Staleness",
