@@ -59,6 +59,7 @@ def serve(control: int, setup: str) -> None:
     _preload(settings["preload"], settings["package_folder"])
     gc.collect()
     gc.freeze()
+    kernel.use_large_pages()
     with socket.socket(fileno=control) as host:
         host.send(b"ready")
         while True:
