@@ -56,7 +56,7 @@ def test_steppers_that_work_at_once_do_not_disturb_each_other(threads):
     assert all(torch.equal(run.result(), expected) for run in runs)
 
 
-def test_a_forked_process_steps_with_threads_of_its_own(threads):
+def test_a_forked_process_which_has_no_threads_steps_alone(threads):
     threads(2)
     model, tokens = _wide(), random_ids(6).view(3, 2)
     native = NativeStepper(model)

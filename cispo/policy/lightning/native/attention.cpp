@@ -13,11 +13,10 @@
 #include <cstdlib>
 #include <memory>
 #include <numeric>
-#include <system_error>
-#include <thread>
 #include <vector>
 
 #include "chunk.h"
+#include "threads.h"
 
 namespace {
 
@@ -258,14 +257,7 @@ void run(const Problem& p, std::initializer_list<void (Job::*)()> passes) {
         }
         end_streams();
     };
-    std::vector<std::thread> others;
-    try {
-        for (int64_t i = 1; i < std::min(p.threads, jobs); ++i) others.emplace_back(loop);
-    } catch (const std::system_error&) {
-        // a process that may start no more threads does with those that it has
-    }
-    loop();
-    for (auto& thread : others) thread.join();
+    share(std::min(p.threads, jobs), loop);
 }
 
 }  // namespace

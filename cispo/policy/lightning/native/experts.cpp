@@ -10,12 +10,12 @@
 #include <cstdint>
 #include <cstring>
 #include <memory>
-#include <thread>
 #include <vector>
 
 #include "elementwise.h"
 #include "product.h"
 #include "rows.h"
+#include "threads.h"
 
 namespace {
 
@@ -90,10 +90,7 @@ void parallel(ptrdiff_t count, ptrdiff_t num_threads, const Body& body) {
     const auto run = [&] {
         for (ptrdiff_t i; (i = next++) < count;) body(i);
     };
-    std::vector<std::thread> threads;
-    for (ptrdiff_t i = 1; i < std::min(num_threads, count); ++i) threads.emplace_back(run);
-    run();
-    for (auto& thread : threads) thread.join();
+    share(std::min(num_threads, count), run);
 }
 
 void forward(const Problem& p, const Block& block) {

@@ -1,9 +1,10 @@
 // Threads that work on one thing together, and wait for one another between its phases.
 //
-// They are started when they are first needed and stay. One without work looks out for some during
-// kPatience, which is longer than an engine takes between two steps, and then sleeps. Whoever waits
-// offers its core to others after kSpins looks. Where others have the cores, so that callers often
-// have to wait for most of a job, they work alone for a while, up to kAloneMost.
+// They are those of the OpenMP that torch has loaded: these look out for new work for a while after
+// each of torch's operations, so that threads of our own would have to share their cores with them.
+// Where there is no such library, threads are started for each job. Whoever waits offers its core
+// to others after kSpins looks. Where others have the cores, so that callers often have to wait for
+// most of a job, they work alone for a while, up to kAloneMost.
 #pragma once
 
 #include <pthread.h>
@@ -11,22 +12,28 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstddef>
 #include <functional>
-#include <memory>
 #include <mutex>
-#include <new>
 #include <system_error>
 #include <thread>
 #include <vector>
+
+// runs a function on the team's threads; a team that changes its size ends threads and starts
+// others, so all teams have OpenMP's own size (0), as torch's have
+extern "C" {
+void GOMP_parallel(void (*function)(void*), void* data, unsigned size, unsigned flags)
+    __attribute__((weak));
+int omp_get_thread_num() __attribute__((weak));
+int omp_get_num_threads() __attribute__((weak));
+}
 
 namespace cispo {
 
 constexpr int kSpins = 500;  // looks of some 50 ns
 
 using Clock = std::chrono::steady_clock;
-constexpr std::chrono::microseconds kPatience(600), kLate(1000);
+constexpr std::chrono::microseconds kLate(1000);
 constexpr std::chrono::milliseconds kAloneLeast(1), kAloneMost(100);
 
 inline void pause() {
@@ -37,35 +44,26 @@ inline void pause() {
 #endif
 }
 
-// Look until `ready()`, or until `tired()`, which is not asked at first. Returns for how long it
-// looked after the first kSpins.
-template <class Ready, class Tired>
-Clock::duration await(const Ready& ready, const Tired& tired) {
+// Look until `ready()`. Returns for how long it looked after the first kSpins.
+template <class Ready>
+Clock::duration await(const Ready& ready) {
     for (int look = 0; look < kSpins; ++look) {
         if (ready()) return {};
         pause();
     }
     const Clock::time_point start = Clock::now();
-    while (!ready() && !tired()) std::this_thread::yield();
+    while (!ready()) std::this_thread::yield();
     return Clock::now() - start;
 }
 
-template <class Ready>
-Clock::duration await(const Ready& ready) {
-    return await(ready, [] { return false; });
-}
-
-// Where `size` threads wait for one another.
+// Where threads wait for one another.
 class Meeting {
   public:
-    explicit Meeting(ptrdiff_t size) : size_(size) {}
-
-    ptrdiff_t size() const { return size_; }
-
-    Clock::duration wait() {
-        if (size_ == 1) return {};
+    // of `size` threads, as each of them says
+    Clock::duration wait(ptrdiff_t size) {
+        if (size == 1) return {};
         const unsigned round = round_.load(std::memory_order_relaxed);
-        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size_) {
+        if (arrived_.fetch_add(1, std::memory_order_acq_rel) + 1 == size) {
             arrived_.store(0, std::memory_order_relaxed);
             round_.store(round + 1, std::memory_order_release);
             return {};
@@ -74,7 +72,6 @@ class Meeting {
     }
 
   private:
-    const ptrdiff_t size_;
     alignas(64) std::atomic<ptrdiff_t> arrived_{0};
     alignas(64) std::atomic<unsigned> round_{0};
 };
@@ -91,117 +88,97 @@ struct Member {
 
     // its part of [0, n)
     Part part(ptrdiff_t n) const { return {n * index / size, n * (index + 1) / size}; }
-    void meet() { waited += meeting->wait(); }
+    void meet() { waited += meeting->wait(size); }
 };
 
 using Work = std::function<void(Member&)>;
 
-struct Job {
-    const Work& work;
-    Meeting meeting;
-    std::atomic<ptrdiff_t> unfinished;  // by others than the one who gave it
-};
+// Do `body(index, count)` on at most `most` threads at once, of which this one has index 0.
+using Body = std::function<void(ptrdiff_t, ptrdiff_t)>;
 
-// A thread that does what it is given. It ends with the process.
-class Hand {
-  public:
-    explicit Hand(ptrdiff_t index) : index_(index) {
-        std::thread([this] { live(); }).detach();
+inline void on_team(ptrdiff_t most, const Body& body) {
+    struct Job {
+        ptrdiff_t most;
+        const Body& body;
+    } job{most, body};
+    GOMP_parallel(
+        [](void* data) {
+            const Job& job = *static_cast<Job*>(data);
+            const ptrdiff_t index = omp_get_thread_num();
+            const ptrdiff_t count = std::min<ptrdiff_t>(job.most, omp_get_num_threads());
+            if (index < count) job.body(index, count);
+        },
+        &job, 0, 0);
+}
+
+inline void on_new_threads(ptrdiff_t most, const Body& body) {
+    std::atomic<ptrdiff_t> count{0};  // as long as it is not known
+    const auto wait_and_do = [&](ptrdiff_t index) {
+        await([&] { return count.load(std::memory_order_acquire) > 0; });
+        if (index < count) body(index, count);
+    };
+    std::vector<std::thread> others;
+    try {
+        while (ptrdiff_t(others.size()) + 1 < most)
+            others.emplace_back(wait_and_do, others.size() + 1);
+    } catch (const std::system_error&) {
+        // a process that may start no more threads does with those that it has
     }
+    count.store(others.size() + 1, std::memory_order_release);
+    wait_and_do(0);
+    for (auto& thread : others) thread.join();
+}
 
-    void give(Job* job) {
-        {
-            const std::lock_guard<std::mutex> lock(mutex_);
-            job_.store(job, std::memory_order_release);
-        }
-        given_.notify_one();
-    }
-
-  private:
-    void live() {
-        for (;;) {
-            Job* const job = next();
-            job_.store(nullptr, std::memory_order_relaxed);
-            Member me{index_, job->meeting.size(), &job->meeting, {}};
-            job->work(me);
-            job->unfinished.fetch_sub(1, std::memory_order_release);
-        }
-    }
-
-    Job* next() {
-        const auto given = [this] { return job_.load(std::memory_order_acquire) != nullptr; };
-        const Clock::time_point end = Clock::now() + kPatience;
-        await(given, [&] { return Clock::now() > end; });
-        if (!given()) {
-            std::unique_lock<std::mutex> lock(mutex_);
-            given_.wait(lock, given);
-        }
-        return job_.load(std::memory_order_acquire);
-    }
-
-    const ptrdiff_t index_;
-    std::atomic<Job*> job_{nullptr};
-    std::mutex mutex_;
-    std::condition_variable given_;
-};
-
-// The process's hands. They work for one caller at a time; another one meanwhile works alone, as
-// results do not depend on the number of threads.
+// The process's threads. They work for one caller at a time; another one meanwhile works alone, as
+// results do not depend on the number of threads. A forked child has no team, and works alone.
 class Crew {
   public:
     // do `work` by at most `most` threads at once, of which this one is member 0
     void run(ptrdiff_t most, const Work& work) {
         std::unique_lock<std::mutex> turn(busy_, std::defer_lock);
         const Clock::time_point start = Clock::now();
-        const bool has_hands = most > 1 && turn.try_lock() && start >= alone_until_;
-        const ptrdiff_t size = has_hands ? 1 + hired(most - 1) : 1;
-        Job job{work, Meeting(size), {size - 1}};
-        for (ptrdiff_t i = 0; i + 1 < size; ++i) hands_[i]->give(&job);
-        Member me{0, size, &job.meeting, {}};
-        work(me);
-        me.waited += await([&] { return job.unfinished.load(std::memory_order_acquire) == 0; });
-        if (size > 1) judge(start, me.waited);
+        const bool has_others = most > 1 && !is_child_ && turn.try_lock() && start >= alone_until_;
+        Meeting meeting;
+        Clock::duration waited{};
+        Clock::time_point done;
+        const auto member = [&](ptrdiff_t index, ptrdiff_t count) {
+            Member me{index, count, &meeting, {}};
+            work(me);
+            if (index > 0) return;
+            waited = me.waited;
+            done = Clock::now();
+        };
+        if (!has_others) return member(0, 1);
+        (GOMP_parallel ? on_team : on_new_threads)(most, member);
+        const Clock::time_point end = Clock::now();
+        judge(start, end, waited + (end - done));
     }
+
+    void be_a_child() { is_child_ = true; }
 
   private:
     // Waiting now and then is cheap. What is late in one of six jobs is faster alone: the time alone
     // doubles whenever a job was late, and shrinks whenever one was not.
-    void judge(Clock::time_point start, Clock::duration waited) {
-        const Clock::time_point now = Clock::now();
-        if (waited > kLate && waited > (now - start) / 2) {
+    void judge(Clock::time_point start, Clock::time_point end, Clock::duration waited) {
+        if (waited > kLate && waited > (end - start) / 2) {
             alone_for_ = std::clamp<Clock::duration>(2 * alone_for_, kAloneLeast, kAloneMost);
-            alone_until_ = now + alone_for_;
+            alone_until_ = end + alone_for_;
         } else {
             alone_for_ -= alone_for_ / 8;
         }
     }
 
-    // so many hands, or as many as the system allows
-    ptrdiff_t hired(ptrdiff_t count) {
-        try {
-            while (ptrdiff_t(hands_.size()) < count)
-                hands_.push_back(std::make_unique<Hand>(hands_.size() + 1));
-        } catch (const std::system_error&) {
-            count = hands_.size();
-        }
-        return count;
-    }
-
     std::mutex busy_;
-    std::vector<std::unique_ptr<Hand>> hands_;
     Clock::time_point alone_until_{};
     Clock::duration alone_for_{};
+    bool is_child_ = false;
 };
 
 inline Crew& crew() {
-    static Crew* only = nullptr;
-    static const bool is_made = [] {
-        only = new Crew;  // never deleted, as the hands use it until the process ends
-        pthread_atfork(nullptr, nullptr, [] { only = new Crew; });  // a child has no other threads
-        return true;
-    }();
-    (void)is_made;
-    return *only;
+    static Crew only;
+    static const int is_watched = pthread_atfork(nullptr, nullptr, [] { only.be_a_child(); });
+    (void)is_watched;
+    return only;
 }
 
 // run `body(first, last)` on parts of [0, n), one a thread
@@ -211,6 +188,12 @@ void split(ptrdiff_t n, ptrdiff_t most, const Body& body) {
         const Part part = me.part(n);
         body(part.first, part.last);
     });
+}
+
+// run `body()` by at most `most` threads, each of which takes work until there is none
+template <class Loop>
+void share(ptrdiff_t most, const Loop& loop) {
+    crew().run(most, [&](Member&) { loop(); });
 }
 
 }  // namespace cispo
