@@ -23,7 +23,7 @@ prompts and completions; padding does not count. A pass of either side holds one
 more rows a pass make neither side faster here, and cost both memory. Each side runs with all
 activations kept and with layers computed again, TRL's default; the latter with the settings of
 glibc's allocator that our learner then starts with, which help TRL as well. No bfloat16, which
-these processors only emulate; Liger and Triton need a GPU. The best of two turns counts. Speeds
+these processors only emulate; Liger and Triton need a GPU. Of several turns the best counts. Speeds
 compare the faster way of each side, memory the leaner way of each.
 
 **Peak memory** is the peak of a fresh process over both steps, less what it had before the first:
@@ -52,9 +52,9 @@ from cispo.policy.load import bundled_tokenizer
 
 RESULT = Path(__file__).parent / "results" / "learner.json"
 ROWS = {"equal": 2, "long tail": 8}
-TURNS = 2
+TURNS = {"equal": 6, "long tail": 2}
 LR = 1e-6
-LOGPROB_CHUNK = 256
+LOGPROB_CHUNK = 512
 FASTER, LEANER = 2.0, 0.5
 AGREEMENT = 1e-3
 MIB = 2**20
@@ -114,7 +114,7 @@ def measure(folder: Path, kind: str, batch: str, *, longest: int, python: str | 
     with ExitStack() as stack:
         contestants = start(stack, folder / kind, file, kind=kind, longest=longest, python=python)
         ready = {name: one.ready() for name, one in contestants.items()}
-        turns = take_turns(contestants, rounds=TURNS)
+        turns = take_turns(contestants, rounds=TURNS[batch])
     refuse_other_work(turns)
     versions = [one["versions"] for one in ready.values() if "versions" in one]
     return {

@@ -22,9 +22,9 @@ class PolicyConfig:
         recompute_layers: Whether the learner keeps only the inputs of layers and computes the rest
             again in the backward pass: about a third more time for a fraction of the memory, and
             the same bits.
-        kernels: What computes the lightning backend's attention and decoding steps: `torch`;
-            `native`, C++ for CPUs, compiled on first use; `fla`, flash-linear-attention for CUDA;
-            `auto`, the fastest that runs here.
+        kernels: What computes the lightning backend's layers and decoding steps, and reads the
+            logits of any policy: `torch`; `native`, C++ for CPUs, compiled on first use; `fla`,
+            flash-linear-attention for CUDA; `auto`, the fastest that runs here.
         architecture: For a new lightning model: the fields of its config.json; empty where `path`
             exists.
         tokenizer: For a new model: folder of the tokenizer, or the name of one that ships with the

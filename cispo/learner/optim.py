@@ -27,7 +27,7 @@ def adamw(
     are compiled at first use, for minutes on a CPU, and gain nothing there.
     """
     return torch.optim.AdamW(
-        parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay
+        parameters, lr=lr, betas=(beta1, beta2), eps=eps, weight_decay=weight_decay, fused=True
     )
 
 

@@ -22,6 +22,7 @@ class TransformersPolicy(Policy):
     Attributes:
         network: The model of transformers.
         logprob_chunk: Positions whose logits exist at once.
+        kernels: What reads the logits; see `PolicyConfig`.
 
     Raises:
         ConfigError: The model changes its logits after the head, which would be ignored here.
@@ -29,7 +30,7 @@ class TransformersPolicy(Policy):
 
     pads_rows = True
 
-    def __init__(self, network: Any, *, logprob_chunk: int) -> None:
+    def __init__(self, network: Any, *, logprob_chunk: int, kernels: str = "auto") -> None:
         super().__init__()
         for field in _CHANGED_LOGITS:
             if getattr(network.config.get_text_config(), field, None) not in (None, 1.0):
@@ -37,7 +38,7 @@ class TransformersPolicy(Policy):
                     f"policy.path: the model's config.json sets {field}, which is not supported"
                 )
         self.network = network
-        self.logprob_chunk = logprob_chunk
+        self.logprob_chunk, self.kernels = logprob_chunk, kernels
         self._is_recomputing = False
 
     def recompute_layers(self) -> None:
@@ -95,6 +96,7 @@ class TransformersPolicy(Policy):
             chunk=self.logprob_chunk,
             temperature=temperature,
             bias=getattr(head, "bias", None),
+            kernels=self.kernels,
         )
         return TokenScores(logprobs, entropy, logprobs.new_zeros(()))
 
@@ -118,7 +120,9 @@ class TransformersPolicy(Policy):
         return [layer for layer in modules if isinstance(layer, GradientCheckpointingLayer)]
 
 
-def load_transformers(path: str, *, dtype: torch.dtype, logprob_chunk: int) -> TransformersPolicy:
+def load_transformers(
+    path: str, *, dtype: torch.dtype, logprob_chunk: int, kernels: str = "auto"
+) -> TransformersPolicy:
     """Load a folder or hub id through `AutoModelForCausalLM`.
 
     Raises:
@@ -130,7 +134,7 @@ def load_transformers(path: str, *, dtype: torch.dtype, logprob_chunk: int) -> T
         network = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except (OSError, ValueError) as error:
         raise ConfigError(f"policy.path={path}: transformers cannot load it: {error}") from error
-    return TransformersPolicy(network, logprob_chunk=logprob_chunk)
+    return TransformersPolicy(network, logprob_chunk=logprob_chunk, kernels=kernels)
 
 
 def save_transformers(policy: TransformersPolicy, folder: Path) -> None:

@@ -33,13 +33,13 @@ def load_policy(
         backend: `lightning` or `transformers`.
         dtype: Of the weights; routers and the head's products are float32 in any case.
         logprob_chunk: Positions whose logits exist at once.
-        kernels: Of the lightning backend; see `PolicyConfig`.
+        kernels: See `PolicyConfig`.
 
     Raises:
         ConfigError: There is no such model, or its files do not fit together.
     """
     if backend == "transformers":
-        return load_transformers(path, dtype=dtype, logprob_chunk=logprob_chunk)
+        return load_transformers(path, dtype=dtype, logprob_chunk=logprob_chunk, kernels=kernels)
     if backend != "lightning":
         raise ConfigError(f"policy.backend={backend}: choose lightning or transformers")
     folder = Path(path).expanduser()

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from cispo.policy.lightning.kernels import runs_native
+from cispo.policy.lightning.native.rowwise import native_scores, native_scores_backward
 from cispo.policy.precision import widened
 
 
@@ -18,6 +20,7 @@ def action_logprobs(
     chunk: int,
     temperature: float = 1.0,
     bias: Tensor | None = None,
+    kernels: str = "auto",
 ) -> tuple[Tensor, Tensor]:
     """Score action tokens by the hidden state before each of them.
 
@@ -32,6 +35,7 @@ def action_logprobs(
         chunk: Positions whose logits exist at once.
         temperature: Divides the logits, > 0.
         bias: [V] of the head, where it has one.
+        kernels: What reads the logits; see `resolve_kernels`.
 
     Returns:
         Log-probabilities and entropies in nats, both [T], 0.0 off the mask; the entropies carry no
@@ -45,7 +49,7 @@ def action_logprobs(
         raise ValueError("the first token of a row cannot be an action: nothing predicts it")
     targets = token_ids.index_select(0, actions)
     logprobs, entropy = _ActionLogprobs.apply(  # type: ignore[no-untyped-call]
-        hidden, weight, bias, actions - 1, targets, chunk, 1.0 / temperature
+        hidden, weight, bias, actions - 1, targets, chunk, 1.0 / temperature, kernels
     )
     places = (len(token_ids),)
     row = logprobs.new_zeros(places).index_put((actions,), logprobs)
@@ -55,8 +59,9 @@ def action_logprobs(
 class ChunkedHead(nn.Module):
     """The output matrix [V, d]; a module of its own, so that sharded parameters arrive in time."""
 
-    def __init__(self, hidden_size: int, vocab_size: int) -> None:
+    def __init__(self, hidden_size: int, vocab_size: int, *, kernels: str = "auto") -> None:
         super().__init__()
+        self.kernels = kernels
         self.weight = nn.Parameter(torch.empty(vocab_size, hidden_size))
 
     def forward(
@@ -70,7 +75,13 @@ class ChunkedHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Score action tokens; see `action_logprobs`."""
         return action_logprobs(
-            hidden, self.weight, token_ids, action_mask, chunk=chunk, temperature=temperature
+            hidden,
+            self.weight,
+            token_ids,
+            action_mask,
+            chunk=chunk,
+            temperature=temperature,
+            kernels=self.kernels,
         )
 
 
@@ -87,52 +98,77 @@ class _ActionLogprobs(torch.autograd.Function):
         targets: Tensor,
         chunk: int,
         scale: float,
+        kernels: str,
     ) -> tuple[Tensor, Tensor]:
         head = _Head(weight, bias, scale)
-        chosen = head.weight.new_empty(len(positions))
-        entropy, top, total = (torch.empty_like(chosen) for _ in range(3))
-        room, exp_room = head.room(positions, chunk), head.room(positions, chunk)
+        top = head.weight.new_empty(len(positions))
+        total, chosen, entropy = (torch.empty_like(top) for _ in range(3))
+        ctx.is_native = runs_native(kernels, head.weight)
+        scores = native_scores if ctx.is_native else _scores
+        room = head.room(positions, chunk)
         for part in _parts(positions, chunk):
             _, logits = head(hidden, positions[part], room)
-            torch.amax(logits, dim=-1, out=top[part])
-            logits.sub_(top[part].unsqueeze(1))
-            chosen[part] = logits.gather(1, targets[part].unsqueeze(1)).squeeze(1)
-            exps = torch.exp(logits, out=exp_room[: len(logits)])
-            torch.sum(exps, dim=-1, out=total[part])
-            torch.sum(exps.mul_(logits), dim=-1, out=entropy[part])
+            scores(
+                logits,
+                targets[part],
+                top=top[part],
+                total=total[part],
+                chosen=chosen[part],
+                entropy=entropy[part],
+            )
         ctx.save_for_backward(hidden, weight, bias, positions, targets, top, total)
         ctx.chunk, ctx.scale = chunk, scale
-        log_total = total.log()
-        # H = -sum p log p with log p = logit - top - log(total)
-        entropy = log_total - entropy.div_(total)
         ctx.mark_non_differentiable(entropy)
-        return chosen - log_total, entropy
+        return chosen.sub_(total.log()), entropy
 
     @staticmethod
     @once_differentiable
     def backward(
         ctx: Any, grad: Tensor, _: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor | None, None, None, None, None]:
+    ) -> tuple[Tensor, Tensor, Tensor | None, None, None, None, None, None]:
         hidden, weight, bias, positions, targets, top, total = ctx.saved_tensors
         head = _Head(weight, bias, ctx.scale)
         grad_hidden = torch.zeros_like(hidden)
         grad_weight = torch.zeros_like(head.weight)
         grad_bias = None if head.bias is None else torch.zeros_like(head.bias)
+        scores_backward = native_scores_backward if ctx.is_native else _scores_backward
         room = head.room(positions, ctx.chunk)
         scaled = grad * ctx.scale
         for part in _parts(positions, ctx.chunk):
             rows, logits = head(hidden, positions[part], room)
-            # d log p(target) / d logits = onehot(target) - softmax
-            exps = logits.sub_(top[part].unsqueeze(1)).exp_()
-            grad_logits = exps.mul_((-scaled[part] / total[part]).unsqueeze(1))
-            grad_logits.scatter_add_(1, targets[part].unsqueeze(1), scaled[part].unsqueeze(1))
-            grad_rows = grad_logits @ head.weight
+            scores_backward(
+                logits, targets[part], top=top[part], total=total[part], grad=scaled[part]
+            )
+            grad_rows = logits @ head.weight
             grad_hidden.index_copy_(0, positions[part], grad_rows.to(hidden.dtype))
-            grad_weight.addmm_(grad_logits.t(), rows)
+            grad_weight.addmm_(logits.t(), rows)
             if grad_bias is not None:
-                grad_bias.add_(grad_logits.sum(0))
+                grad_bias.add_(logits.sum(0))
         grads = grad_weight.to(weight.dtype), None if bias is None else grad_bias
-        return grad_hidden, *grads, None, None, None, None
+        return grad_hidden, *grads, None, None, None, None, None
+
+
+def _scores(
+    logits: Tensor, targets: Tensor, *, top: Tensor, total: Tensor, chosen: Tensor, entropy: Tensor
+) -> None:
+    """The same as `native_scores`; the logits are no longer needed."""
+    torch.amax(logits, dim=-1, out=top)
+    logits.sub_(top.unsqueeze(1))
+    chosen.copy_(logits.gather(1, targets.unsqueeze(1)).squeeze(1))
+    exps = logits.exp()
+    torch.sum(exps, dim=-1, out=total)
+    # H = -sum p log p with p = exp / total
+    torch.sum(exps.mul_(logits), dim=-1, out=entropy)
+    entropy.div_(total).neg_().add_(total.log())
+
+
+def _scores_backward(
+    logits: Tensor, targets: Tensor, *, top: Tensor, total: Tensor, grad: Tensor
+) -> None:
+    """The same as `native_scores_backward`."""
+    # d log p(target) / d logits = onehot(target) - softmax
+    logits.sub_(top.unsqueeze(1)).exp_().mul_((-grad / total).unsqueeze(1))
+    logits.scatter_add_(1, targets.unsqueeze(1), grad.unsqueeze(1))
 
 
 class _Head:

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cispo.policy.lightning.attention import resolve_kernels
 from cispo.policy.lightning.feedforward import feed_forward, swiglu, swiglu_backward
+from cispo.policy.lightning.kernels import runs_native
 from cispo.policy.lightning.native.experts import native_experts
 from cispo.policy.lightning.second_derivative import refuse_second_derivative
 
@@ -60,15 +60,13 @@ class Experts(nn.Module):
         """
         x = x.to(self.down_proj.dtype)
         if routing is None:
-            return feed_forward(x, self.gate_up_proj.squeeze(0), self.down_proj.squeeze(0))
+            only = self.gate_up_proj.squeeze(0), self.down_proj.squeeze(0)
+            return feed_forward(x, *only, kernels=self.kernels)
         order = routing.experts.view(-1).argsort(stable=True)
         places = torch.empty_like(order)
         places[order] = torch.arange(len(order), device=order.device)
         ends = routing.counts.cumsum(0)
-        is_native = (
-            x.dtype == torch.float32 and resolve_kernels(self.kernels, x.device.type) == "native"
-        )
-        run = native_experts if is_native else _grouped_experts
+        run = native_experts if runs_native(self.kernels, x) else _grouped_experts
         return run(x, routing.weights, order, places, ends, self.gate_up_proj, self.down_proj)
 
 

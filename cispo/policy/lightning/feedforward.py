@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cispo.policy.lightning.kernels import runs_native
+from cispo.policy.lightning.native.rowwise import native_swiglu, native_swiglu_backward
 from cispo.policy.lightning.projection import product
 from cispo.policy.lightning.second_derivative import refuse_second_derivative
 from cispo.policy.precision import widened
@@ -34,7 +36,10 @@ class _FeedForward(torch.autograd.Function):
     """Keeps gate_up alone for the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gate_up_proj: Tensor, down_proj: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, gate_up_proj: Tensor, down_proj: Tensor, is_native: bool
+    ) -> Tensor:
+        activated = native_swiglu if is_native else swiglu
         gate_up = x.new_empty(len(x), len(gate_up_proj))
         output = torch.empty_like(widened(x))
         for part in _slabs(gate_up):
@@ -44,12 +49,13 @@ class _FeedForward(torch.autograd.Function):
                 output[part] = product(swiglu(wide).to(x.dtype), down_proj.t())
             else:
                 torch.mm(x[part], gate_up_proj.t(), out=gate_up[part])
-                torch.mm(swiglu(gate_up[part]), down_proj.t(), out=output[part])
+                torch.mm(activated(gate_up[part]), down_proj.t(), out=output[part])
         ctx.save_for_backward(x, gate_up, gate_up_proj, down_proj)
+        ctx.activation_backward = native_swiglu_backward if is_native else swiglu_backward
         return output
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
         refuse_second_derivative()
         x, gate_up, gate_up_proj, down_proj = ctx.saved_tensors
         grad = grad.to(x.dtype)
@@ -59,22 +65,28 @@ class _FeedForward(torch.autograd.Function):
         for part in _slabs(gate_up):
             grad_inner = torch.mm(grad[part], down_proj)
             grad_gate_up = torch.empty_like(gate_up[part])
-            inner = swiglu_backward(grad_inner, gate_up[part], grad_gate_up)
+            inner = ctx.activation_backward(grad_inner, gate_up[part], grad_gate_up)
             grad_down_proj.addmm_(grad[part].t(), inner)
             grad_gate_up_proj.addmm_(grad_gate_up.t(), x[part])
             torch.mm(grad_gate_up, gate_up_proj, out=grad_x[part])
-        return grad_x, grad_gate_up_proj, grad_down_proj
+        return grad_x, grad_gate_up_proj, grad_down_proj, None
 
 
-def feed_forward(x: Tensor, gate_up_proj: Tensor, down_proj: Tensor) -> Tensor:
+def feed_forward(
+    x: Tensor, gate_up_proj: Tensor, down_proj: Tensor, *, kernels: str = "auto"
+) -> Tensor:
     """Run x [N, d] through w1 over w3 [2 I, d] and w2 [d, I]; of bfloat16 the result is float32."""
+    is_native = runs_native(kernels, x)
     if (
         x.dtype != torch.bfloat16
         and not torch.is_grad_enabled()
         and gate_up_proj.shape[0] * len(x) * x.element_size() <= _SLAB_BYTES
     ):
-        return F.linear(swiglu(F.linear(x, gate_up_proj)), down_proj)
-    output: Tensor = _FeedForward.apply(x, gate_up_proj, down_proj)  # type: ignore[no-untyped-call]
+        activated = native_swiglu if is_native else swiglu
+        return F.linear(activated(F.linear(x, gate_up_proj)), down_proj)
+    output: Tensor = _FeedForward.apply(  # type: ignore[no-untyped-call]
+        x, gate_up_proj, down_proj, is_native
+    )
     return output
 
 

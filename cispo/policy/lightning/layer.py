@@ -76,8 +76,8 @@ class LightningLayer(nn.Module):
     def __init__(self, config: LightningConfig, layer: int, *, kernels: str = "auto") -> None:
         super().__init__()
         eps = config.rms_norm_eps
-        self.input_layernorm = RmsNorm(config.hidden_size, eps=eps)
-        self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=eps)
+        self.input_layernorm = RmsNorm(config.hidden_size, eps=eps, kernels=kernels)
+        self.post_attention_layernorm = RmsNorm(config.hidden_size, eps=eps, kernels=kernels)
         self.layer = layer
         self.is_linear = config.layer_types[layer] == LINEAR
         self.self_attn: LightningAttention | SoftmaxAttention

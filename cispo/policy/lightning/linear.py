@@ -26,7 +26,7 @@ class LightningAttention(nn.Module):
         width, inner = config.hidden_size, self.num_heads * self.head_dim
         self.qkv_proj = Projection(width, 3 * inner)
         self.output_gate = Projection(width, inner)
-        self.norm = GatedRmsNorm(inner, eps=_INNER_NORM_EPS)
+        self.norm = GatedRmsNorm(inner, eps=_INNER_NORM_EPS, kernels=kernels)
         self.out_proj = Projection(inner, width)
         self.slopes = layer_slopes(
             self.num_heads,

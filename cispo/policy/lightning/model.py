@@ -38,7 +38,7 @@ class LightningStack(nn.Module):
         indices = range(config.num_hidden_layers)
         layers = [LightningLayer(config, index, kernels=kernels) for index in indices]
         self.layers = nn.ModuleList(layers)
-        self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps)
+        self.norm = RmsNorm(config.hidden_size, eps=config.rms_norm_eps, kernels=kernels)
         self.recompute_layers = False
 
     def forward(self, token_ids: Tensor, packing: Packing) -> tuple[Tensor, list[Balance]]:
@@ -86,7 +86,7 @@ class LightningModel(Policy):
         self.logprob_chunk = logprob_chunk
         self.aux_loss_coef = config.router_aux_loss_coef if config.num_local_experts > 1 else 0.0
         self.model = LightningStack(config, kernels=kernels)
-        self.lm_head = ChunkedHead(config.hidden_size, config.vocab_size)
+        self.lm_head = ChunkedHead(config.hidden_size, config.vocab_size, kernels=kernels)
         self.ranks: Ranks | None = None
         if config.tie_word_embeddings:
             self.lm_head.weight = nn.Parameter(self.model.embed_tokens.weight)

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cispo.policy.lightning.kernels import runs_native
+from cispo.policy.lightning.native.rowwise import native_norm
 from cispo.policy.lightning.second_derivative import refuse_second_derivative
 
 
@@ -49,13 +51,15 @@ class _RmsNorm(torch.autograd.Function):
 class RmsNorm(nn.Module):
     """x / rms(x) * weight."""
 
-    def __init__(self, width: int, *, eps: float) -> None:
+    def __init__(self, width: int, *, eps: float, kernels: str = "auto") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.eps, self.kernels = eps, kernels
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last dimension of x [..., width]."""
+        if runs_native(self.kernels, x):
+            return native_norm(x, None, self.weight, self.eps)
         if not torch.is_grad_enabled():  # the same arithmetic without autograd's overhead
             return _normalise(x, self.eps)[0].mul_(self.weight).to(x.dtype)
         normed: Tensor = _RmsNorm.apply(  # type: ignore[no-untyped-call]
@@ -94,13 +98,15 @@ class _GatedRmsNorm(torch.autograd.Function):
 class GatedRmsNorm(nn.Module):
     """sigmoid(logits) * x / rms(x) * weight."""
 
-    def __init__(self, width: int, *, eps: float) -> None:
+    def __init__(self, width: int, *, eps: float, kernels: str = "auto") -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(width))
-        self.eps = eps
+        self.eps, self.kernels = eps, kernels
 
     def forward(self, x: Tensor, logits: Tensor) -> Tensor:
         """Normalise and gate x [..., width] by logits of the same shape."""
+        if runs_native(self.kernels, x) and logits.dtype == x.dtype:
+            return native_norm(x, logits, self.weight, self.eps)
         if not torch.is_grad_enabled():
             normed = _normalise(x, self.eps)[0]
             gate = torch.sigmoid(logits.to(normed.dtype))

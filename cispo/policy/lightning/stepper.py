@@ -4,7 +4,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from cispo.policy.lightning.attention import resolve_kernels
+from cispo.policy.lightning.kernels import resolve_kernels
 from cispo.policy.lightning.model import LightningModel
 from cispo.policy.lightning.native.stepper import NativeStepper
 from cispo.policy.lightning.recurrent import RecurrentForm

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from cispo.errors import ConfigError
-from cispo.policy.lightning.attention import lightning_attention, resolve_kernels
+from cispo.policy.lightning.attention import lightning_attention
 from cispo.policy.lightning.chunks import chunk_layout
+from cispo.policy.lightning.kernels import resolve_kernels
 from cispo.policy.lightning.native.build import native_library
 
 no_compiler = pytest.mark.skipif(native_library() is None, reason="no C++ compiler is installed")

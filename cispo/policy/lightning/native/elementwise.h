@@ -59,6 +59,20 @@ inline float lanes_sum(AnyVector v) {
     return part[0];
 }
 
+// the highest of `count` numbers; NaN is passed over
+inline float highest(const float* x, ptrdiff_t count) {
+    Vector most = broadcast(-__builtin_inff());
+    ptrdiff_t i = 0;
+    for (; i + kLanes <= count; i += kLanes) {
+        const Vector part = load(x + i);
+        most = part > most ? part : most;
+    }
+    float top = most[0];
+    for (int lane = 1; lane < kLanes; ++lane) top = most[lane] > top ? most[lane] : top;
+    for (; i < count; ++i) top = x[i] > top ? x[i] : top;
+    return top;
+}
+
 // 1 / sqrt(mean(x^2) + eps) of `width` floats, padded with zeros to whole vectors
 inline float inverse_rms(const float* x, ptrdiff_t width, float eps) {
     Vector sum = {};

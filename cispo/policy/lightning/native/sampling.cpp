@@ -34,19 +34,6 @@ void masses(const float* logits, int64_t count, float temperature, float peak, f
     }
 }
 
-float highest(const float* logits, int64_t count, float temperature) {
-    Vector most = broadcast(-INFINITY);
-    int64_t i = 0;
-    for (; i + kLanes <= count; i += kLanes) {
-        const Vector x = load(logits + i);
-        most = x > most ? x : most;
-    }
-    float peak = -INFINITY;
-    for (int lane = 0; lane < kLanes; ++lane) peak = std::max(peak, most[lane]);
-    for (; i < count; ++i) peak = std::max(peak, logits[i]);
-    return peak / temperature;
-}
-
 struct Drawn {
     int64_t token;
     double logprob, full_logprob;  // after and before truncation; NaN if there is no distribution
@@ -76,7 +63,7 @@ class Draw {
           mass_(truncates ? sums_.size() * kBlock : 0), ranking_(truncates ? vocabulary : 0) {}
 
     Drawn operator()(const float* logits, double noise, float temperature, const Truncation& keep) {
-        const float peak = highest(logits, vocabulary_, temperature);
+        const float peak = highest(logits, vocabulary_) / temperature;
         const double total = sum(logits, temperature, peak, keep.cuts());
         if (!std::isfinite(total)) return {0, NAN, NAN};
         double kept = total;
