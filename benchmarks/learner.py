@@ -26,7 +26,7 @@ glibc's allocator that our learner then starts with, which help TRL as well. No 
 these processors only emulate; Liger and Triton need a GPU. Of several turns the best counts. Speeds
 compare the faster way of each side, memory the leaner way of each.
 
-**Peak memory** is the peak of a fresh process over both steps, less what it had before the first:
+**Peak memory** is the peak of a fresh process over all steps, less what it had before the first:
 gradients, AdamW's state, activations, logits. What both had before is stated beside it.
 
 **Both do the same work**: loss and norm of the gradient of every step must agree to 1e-3, with the

@@ -28,7 +28,8 @@ def join_process_group(*, rank: int, num_ranks: int, host: str, port: int) -> No
 
     Call it once in a process whose environment holds DS_ACCELERATOR where that is to be forced.
     """
-    local_rank = 0 if torch.cuda.is_available() else rank  # Ray shows a rank its own device only
+    has_gpu = os.environ.get("DS_ACCELERATOR") != "cpu" and torch.cuda.is_available()
+    local_rank = 0 if has_gpu else rank  # Ray shows a rank its own device only
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(num_ranks),
@@ -45,7 +46,7 @@ def join_process_group(*, rank: int, num_ranks: int, host: str, port: int) -> No
     defaults = vars(importlib.import_module("torch.distributed.distributed_c10d"))
     defaults["default_pg_timeout"] = defaults["default_pg_nccl_timeout"] = _PATIENCE
     deepspeed.init_distributed(
-        dist_backend="nccl" if torch.cuda.is_available() else "gloo",
+        dist_backend="nccl" if has_gpu else "gloo",
         verbose=False,
         timeout=_PATIENCE,
     )
