@@ -68,10 +68,12 @@ def draw(
         figure = Figure(figsize=(15.5, 16.2), dpi=100, facecolor="white")
         FigureCanvasAgg(figure)
         grid = figure.subplots(4, 3)
+        last = history[-1][0] if history else 0
         for axes, panel in zip(grid.flat, panels, strict=True):
             panel(axes, history)
             axes.set_xlabel("iteration")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=7))
+            axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}" if x <= last else "")
             axes.margins(x=0.02)
             if not axes.has_data():
                 axes.text(

@@ -16,6 +16,10 @@ Axes: TypeAlias = Any
 
 COLOURS = ("#2563eb", "#e4572e", "#159a72", "#b4540a", "#7c4dbd", "#c2255c", "#0e8fb3", "#6b7a0f")
 _MOST_PARTS = 4
+_ROOM_FOR_NAMES = 0.5
+"""Beside curves whose ends are named, as a share of their width."""
+_NAME_HEIGHT = 0.075
+"""Of a panel."""
 
 
 def heldout(axes: Axes, history: History, *, curve: ComputeCurve | None) -> None:
@@ -33,8 +37,8 @@ def heldout(axes: Axes, history: History, *, curve: ComputeCurve | None) -> None
         _plot(axes, history, source, label, colour, linewidth=1.5, marker="o", markersize=3.5)
     _plot(axes, history, overall, "all", COLOURS[0], linewidth=3.2, marker="o", markersize=6)
     axes.set_ylim(-0.02, 1.02)
+    _name_ends(axes)
     _fit(axes, curve, of="heldout/")
-    _legend(axes)
 
 
 def _fit(axes: Axes, curve: ComputeCurve | None, *, of: str) -> None:
@@ -45,8 +49,8 @@ def _fit(axes: Axes, curve: ComputeCurve | None, *, of: str) -> None:
     spent = [compute - curve.compute[0] for compute in curve.compute]
     label = f"fit, levels off at {fit.asymptote:.0%} ({fit.low:.0%} to {fit.high:.0%})"
     axes.plot(curve.steps, [fit.at(compute) for compute in spent], color=INK, ls="--", lw=1.4)
-    axes.lines[-1].set_label(label)
     axes.axhspan(fit.low, fit.high, color=INK, alpha=0.06, lw=0)
+    axes.legend(axes.lines[-1:], [label], loc="lower right", handlelength=1.4)
 
 
 def reward(axes: Axes, history: History, *, curve: ComputeCurve | None) -> None:
@@ -56,14 +60,13 @@ def reward(axes: Axes, history: History, *, curve: ComputeCurve | None) -> None:
     _plot(axes, history, "reward/mean", "reward", COLOURS[0])
     parts = _changing_parts(history)
     for part, colour in zip(parts, _cycle(len(parts), start=1), strict=True):
-        label = part.removeprefix("reward/part/")
-        _plot(axes, history, part, f"part: {label}", colour, linewidth=1.4)
+        _plot(axes, history, part, part.removeprefix("reward/part/"), colour, linewidth=1.4)
+    _name_ends(axes)
     _fit(axes, curve, of="accuracy/")
-    _legend(axes)
 
 
 def _changing_parts(history: History) -> list[str]:
-    """The parts of the reward that change most, for a legend that leaves the curves in view."""
+    """The parts of the reward that change most, few enough to tell their curves apart."""
 
     def spread(name: str) -> float:
         values = [value for value in series(history, name)[1] if math.isfinite(value)]
@@ -213,6 +216,29 @@ def _legend(axes: Axes, *, columns: int = 1, where: str = "best") -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
         axes.legend(handles, labels, ncols=columns, loc=where, handlelength=1.4, columnspacing=1.2)
+
+
+def _name_ends(axes: Axes) -> None:
+    """Write the name of each curve beside its end, in its colour, where no curve is covered."""
+    lines = sorted(axes.lines, key=lambda line: line.get_ydata()[-1])
+    if not lines:
+        return
+    bottom, top = axes.get_ylim()
+    height = _NAME_HEIGHT * (top - bottom)
+    places: list[float] = []
+    for index, line in enumerate(lines):
+        lowest = places[-1] + height if places else bottom
+        highest = top - height * (len(lines) - 1 - index)
+        places.append(max(lowest, min(line.get_ydata()[-1], highest)))
+    first = min(line.get_xdata()[0] for line in lines)
+    last = max(line.get_xdata()[-1] for line in lines)
+    width = (last - first) or 1.0
+    axes.set_xlim(first - 0.02 * width, last + _ROOM_FOR_NAMES * width)
+    for place, line in zip(places, lines, strict=True):
+        axes.text(
+            last + 0.03 * width, place, line.get_label(), color=line.get_color(), va="center",
+            fontsize=10.5, fontweight="bold" if line.get_linewidth() > 2 else "normal",
+        )  # fmt: skip
 
 
 def _cycle(count: int, *, start: int = 0) -> list[str]:
