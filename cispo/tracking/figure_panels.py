@@ -3,7 +3,7 @@
 import math
 from typing import Any, TypeAlias
 
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullFormatter, PercentFormatter
 
 from cispo.phases import PHASES
 from cispo.tracking.compute import ComputeCurve
@@ -16,7 +16,7 @@ Axes: TypeAlias = Any
 
 COLOURS = ("#2563eb", "#e4572e", "#159a72", "#b4540a", "#7c4dbd", "#c2255c", "#0e8fb3", "#6b7a0f")
 _MOST_PARTS = 4
-_ROOM_FOR_NAMES = 0.5
+_ROOM_FOR_NAMES = 0.45
 """Beside curves whose ends are named, as a share of their width."""
 _NAME_HEIGHT = 0.075
 """Of a panel."""
@@ -109,9 +109,12 @@ def mismatch(axes: Axes, history: History) -> None:
     axes.set_ylabel("nats apart at equal weights")
     _plot(axes, history, "mismatch/max_nats", "largest", COLOURS[1], linewidth=1.5)
     _plot(axes, history, "mismatch/mean_nats", "mean", COLOURS[0])
-    values = series(history, "mismatch/max_nats")[1]
-    if any(value > 0 for value in values):
+    names = ("mismatch/max_nats", "mismatch/mean_nats")
+    logs = [math.log10(v) for n in names for v in series(history, n)[1] if 0 < v < math.inf]
+    if logs:  # whole decades, whose ends alone are labelled
         axes.set_yscale("log")
+        axes.set_ylim(10.0 ** math.floor(min(logs)), 10.0 ** math.ceil(max(logs) + 1e-9))
+        axes.yaxis.set_minor_formatter(NullFormatter())
     _legend(axes)
 
 
