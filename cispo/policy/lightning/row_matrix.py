@@ -39,6 +39,7 @@ class RowMatrix:
         self._in_panels = 0 if is_whole else len(weight) // _PANEL * _PANEL
         panels, rest = weight.tensor_split([self._in_panels])
         self._panels = _laid_out(panels.view(-1, _PANEL, panels.shape[1]))
+        self._num_panels, self._has_rest = self._panels.shape[0], rest.shape[0] > 0
         self._rest = _laid_out(rest) if self._is_on_cpu else rest.t()
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -49,15 +50,15 @@ class RowMatrix:
         """
         if not self._is_on_cpu:
             return product(x.to(self._dtype), self._rest)
-        count = len(x)
-        x = rounded(doubled(x), self._dtype)
+        count = x.shape[0]  # len(x) takes longer, which would show at one row
+        x = rounded(x if count >= _FEWEST_ROWS else doubled(x), self._dtype)
         y = self._by_panel(x) if self._in_panels else torch.mm(x, self._rest)
-        return y if count == len(y) else y[:count]
+        return y if count >= _FEWEST_ROWS else y[:count]
 
     def _by_panel(self, x: Tensor) -> Tensor:
-        by_panel = torch.bmm(x.expand(len(self._panels), *x.shape), self._panels)
-        y = by_panel.transpose(0, 1).reshape(len(x), self._in_panels)
-        return y if self._rest.shape[1] == 0 else torch.cat((y, torch.mm(x, self._rest)), dim=1)
+        by_panel = torch.bmm(x.expand(self._num_panels, *x.shape), self._panels)
+        y = by_panel.transpose(0, 1).reshape(x.shape[0], self._in_panels)
+        return torch.cat((y, torch.mm(x, self._rest)), dim=1) if self._has_rest else y
 
 
 def _laid_out(weight: Tensor) -> Tensor:
@@ -69,7 +70,7 @@ def _laid_out(weight: Tensor) -> Tensor:
 
 def doubled(x: Tensor) -> Tensor:
     """Repeat the row of x [1, ...]; return x itself if it has more rows."""
-    return x if len(x) >= _FEWEST_ROWS else x.repeat_interleave(_FEWEST_ROWS, dim=0)
+    return x if x.shape[0] >= _FEWEST_ROWS else x.repeat_interleave(_FEWEST_ROWS, dim=0)
 
 
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:

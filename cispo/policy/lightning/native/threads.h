@@ -93,9 +93,9 @@ struct Member {
 
 using Work = std::function<void(Member&)>;
 
-// Do `body(index, count)` on at most `most` threads at once, of which this one has index 0.
-using Body = std::function<void(ptrdiff_t, ptrdiff_t)>;
+using Body = std::function<void(ptrdiff_t index, ptrdiff_t count)>;
 
+// Do `body` on at most `most` threads at once, of which this one has index 0.
 inline void on_team(ptrdiff_t most, const Body& body) {
     struct Job {
         ptrdiff_t most;
@@ -111,6 +111,7 @@ inline void on_team(ptrdiff_t most, const Body& body) {
         &job, 0, 0);
 }
 
+// The same by threads that are started for it.
 inline void on_new_threads(ptrdiff_t most, const Body& body) {
     std::atomic<ptrdiff_t> count{0};  // as long as it is not known
     const auto wait_and_do = [&](ptrdiff_t index) {
