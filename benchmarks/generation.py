@@ -42,7 +42,7 @@ RESULT = Path(__file__).parent / "results" / "generation.json"
 THREADS = tuple(range(1, min(2, os.cpu_count() or 1) + 1))
 ROWS = (1, 16, 64, 256)
 STEPS = {"small": (192, 64, 24, 12), "experts": (48, 12, 6, 4)}
-ROUNDS = {"small": 3, "experts": 3}
+ROUNDS = 3
 TARGETS = {"small": (8.0, 5.0, 3.0, 3.0), "experts": (3.0, 3.0, 3.0, 3.0)}
 TORCH_TARGET = 1.5
 RAGGED_REQUESTS, RAGGED_ROWS, LONGEST = 256, 64, 192
@@ -68,7 +68,7 @@ def uniform(shape: Shape, *, quick: bool) -> list[dict[str, Any]]:
             generators,
             [count] * rows,
             threads=THREADS,
-            rounds=1 if quick else ROUNDS[shape.name],
+            rounds=1 if quick else ROUNDS,
             rate=partial(decoding_rate, rows * (count - 1)),
         )
         rates = result["tokens_per_second"]["native"]

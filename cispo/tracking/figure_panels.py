@@ -215,10 +215,10 @@ def _plot(
         axes.plot(*zip(*points, strict=True), color=colour, label=label, **style)
 
 
-def _legend(axes: Axes, *, columns: int = 1, where: str = "best") -> None:
+def _legend(axes: Axes, *, columns: int = 1) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if len(handles) > 1:
-        axes.legend(handles, labels, ncols=columns, loc=where, handlelength=1.4, columnspacing=1.2)
+        axes.legend(handles, labels, ncols=columns, loc="best", handlelength=1.4, columnspacing=1.2)
 
 
 def _name_ends(axes: Axes) -> None:

@@ -75,7 +75,7 @@ class LightningModel(Policy):
     Args:
         config: Sizes and constants.
         logprob_chunk: Positions whose logits exist at once in `forward`.
-        kernels: Of lightning attention and experts; see `policy.kernels`.
+        kernels: Of all layers and the head; see `policy.kernels`.
     """
 
     def __init__(

@@ -35,6 +35,9 @@ inline float exp(float x) { return exp(broadcast(x))[0]; }
 inline Vector sigmoid(Vector x) { return 1.0f / (1.0f + exp(-x)); }
 inline Vector silu(Vector x) { return x / (1.0f + exp(-x)); }
 
+// the derivative of silu where share = sigmoid(x) and active = x sigmoid(x)
+inline Vector silu_slope(Vector share, Vector active) { return share + active * (1.0f - share); }
+
 // the nearest bfloat16, of two equally near the even one; NaN stays NaN
 inline Vector rounded(Vector x) {
     const IntVector bits = (IntVector)x;

@@ -124,7 +124,7 @@ void inner_backward(const Problem& p, const Block& block, float* inner, float* g
             const Vector weighted = back * load(weight + t);
             store(owed + t, load(owed + t) + back * value);
             store(inner + at, value * load(weight + t));
-            store(grad_gate + at, weighted * load(up + at) * (share + active * (1.0f - share)));
+            store(grad_gate + at, weighted * load(up + at) * silu_slope(share, active));
             store(grad_up + at, weighted * active);
         }
     for (ptrdiff_t i = 0; i < block.count; ++i)

@@ -183,7 +183,7 @@ void cispo_swiglu_backward(const float* grad, const float* gate_up, int64_t rows
             const Vector x = load_some(gate + i, count), u = load_some(up + i, count);
             const Vector back = load_some(grad + row * inner + i, count);
             const Vector share = sigmoid(x), active = x * share;
-            store_some(grad_gate + i, back * u * (share + active * (1.0f - share)), count);
+            store_some(grad_gate + i, back * u * silu_slope(share, active), count);
             store_some(grad_up + i, back * active, count);
             store_some(output + row * inner + i, active * u, count);
         });

@@ -24,7 +24,7 @@ class _Norm(ctypes.Structure):
 
 
 def native_norm(x: Tensor, logits: Tensor | None, weight: Tensor, eps: float) -> Tensor:
-    """X / rms(x) * weight, times sigmoid(logits) where there are any; all [..., width].
+    """Divide x by its root mean square, times weight and, if given, sigmoid(logits): [..., width].
 
     A row's bits depend neither on the other rows nor on the number of threads
     (`torch.get_num_threads()`).
@@ -45,7 +45,7 @@ class _NativeNorm(torch.autograd.Function):
         if logits is not None:
             given["logits"] = logits.contiguous()
         output, inverse = torch.empty_like(given["x"]), x.new_empty(x.shape[:-1])
-        _call("cispo_norm", given | {"output": output, "inverse": inverse}, eps)
+        _call_norm("cispo_norm", given | {"output": output, "inverse": inverse}, eps)
         ctx.save_for_backward(*given.values(), inverse)
         ctx.names, ctx.eps, ctx.dtype = (*given, "inverse"), eps, weight.dtype
         return output
@@ -59,29 +59,30 @@ class _NativeNorm(torch.autograd.Function):
             for name in ("x", "logits", "weight")
             if name in given
         }
-        _call("cispo_norm_backward", given | grads | {"grad": grad.contiguous()}, ctx.eps)
+        _call_norm("cispo_norm_backward", given | grads | {"grad": grad.contiguous()}, ctx.eps)
         of_weight = grads["grad_weight"].to(ctx.dtype)
         return grads["grad_x"], grads.get("grad_logits"), of_weight, None
 
 
-def _call(name: str, tensors: dict[str, Tensor], eps: float) -> None:
+def _call_norm(name: str, tensors: dict[str, Tensor], eps: float) -> None:
     x = tensors["x"]
-    problem = _Norm(
-        **{key: tensor.data_ptr() for key, tensor in tensors.items()},
-        rows=x.shape[:-1].numel(),
-        width=x.shape[-1],
-        threads=torch.get_num_threads(),
-        eps=eps,
-    )
+    _call(name, _Norm, tensors, rows=x.shape[:-1].numel(), width=x.shape[-1], eps=eps)
+
+
+def _call(
+    name: str, kind: type[ctypes.Structure], tensors: dict[str, Tensor], **sizes: float
+) -> None:
+    """Call a kernel with what it reads and writes."""
+    assert all(tensor.is_contiguous() for tensor in tensors.values())
+    pointers = {key: tensor.data_ptr() for key, tensor in tensors.items()}
+    problem = kind(**pointers, **sizes, threads=torch.get_num_threads())
     getattr(require_native(), name)(ctypes.byref(problem))
 
 
 def native_swiglu(gate_up: Tensor) -> Tensor:
     """silu(gate) * up of contiguous [N, 2 I], gate before up -> [N, I]."""
     output = gate_up.new_empty(len(gate_up), gate_up.shape[1] // 2)
-    require_native().cispo_swiglu(
-        *_pointers(gate_up), *_sizes(output), ctypes.c_void_p(output.data_ptr())
-    )
+    require_native().cispo_swiglu(*_pointers(gate_up), *_sizes(output), *_pointers(output))
     return output
 
 
@@ -153,11 +154,4 @@ def native_scores_backward(
 
 def _call_scores(name: str, logits: Tensor, targets: Tensor, **of_rows: Tensor) -> None:
     tensors = {"logits": logits, "targets": targets, **of_rows}
-    assert all(tensor.is_contiguous() for tensor in tensors.values())
-    problem = _Scores(
-        **{key: tensor.data_ptr() for key, tensor in tensors.items()},
-        rows=len(logits),
-        width=logits.shape[1],
-        threads=torch.get_num_threads(),
-    )
-    getattr(require_native(), name)(ctypes.byref(problem))
+    _call(name, _Scores, tensors, rows=len(logits), width=logits.shape[1])
