@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cispo.policy.lightning.native.notes import native_note
 from cispo.types import UNROUTED
+from rollout.columns import Columns
 from rollout.sampling import Drawn
 
 _FIRST_COLUMNS = 256
@@ -17,13 +21,24 @@ class Records:
 
     Args:
         capacity: Rows.
+        certainty: Probability that a nearly certain token exceeds.
         num_routes: Experts a token, where these are kept too; see `cispo.types.Rollout`.
         device: Where sampled tokens are.
+        kernels: `native` writes with compiled code, on CPU.
     """
 
     def __init__(
-        self, capacity: int, *, num_routes: int = 0, device: torch.device | str = "cpu"
+        self,
+        capacity: int,
+        *,
+        certainty: float,
+        num_routes: int = 0,
+        device: torch.device | str = "cpu",
+        kernels: str = "torch",
     ) -> None:
+        self._log_threshold = math.log(certainty)
+        self._kernels = kernels
+
         def matrix(dtype: torch.dtype) -> Tensor:
             return torch.zeros(capacity, _FIRST_COLUMNS, dtype=dtype, device=device)
 
@@ -33,16 +48,40 @@ class Records:
             self._matrices.append(torch.full(shape, UNROUTED, dtype=torch.uint8, device=device))
         self._longest = 0
 
-    def append(self, rows: Tensor, counts: Tensor, drawn: Drawn) -> None:
-        """Write one token to each of rows [N] that have [N] `counts` before it."""
+    def append(self, drawn: Drawn, columns: Columns, *, is_forced: Tensor | None = None) -> None:
+        """Write one token to each of N rows, and count it.
+
+        Args:
+            drawn: The tokens. Whether one is nearly certain goes by its probability before
+                truncation, because top-k 1 makes every token certain.
+            columns: Of these rows; counts, streaks and last tokens are updated in place.
+            is_forced: [N] bool, True where the policy did not choose the token.
+        """
+        certain = drawn.full_logprobs
+        if is_forced is not None:
+            certain = certain.masked_fill(is_forced, -torch.inf)
         self._longest += 1
         if self._longest > self._matrices[0].shape[1]:
-            self.make_room(int(counts.max()) + 1)
+            self.make_room(int(columns.counts.max()) + 1)
+        if self._kernels == "native":
+            native_note(
+                *drawn,
+                certain,
+                log_threshold=self._log_threshold,
+                counts=columns.counts,
+                streaks=columns.streaks,
+                last_tokens=columns.last_tokens,
+                matrices=self._matrices[:3],
+            )
+            return
         tokens, logprobs, full_logprobs = self._matrices[:3]
-        place = (rows, counts)
+        place = (columns.rows, columns.counts)
         tokens.index_put_(place, drawn.token_ids.int())
         logprobs.index_put_(place, drawn.logprobs)
         full_logprobs.index_put_(place, drawn.full_logprobs)
+        columns.last_tokens.copy_(drawn.token_ids)
+        columns.counts.add_(1)
+        columns.streaks.add_(1).masked_fill_(certain <= self._log_threshold, 0)
 
     def make_room(self, longest: int) -> None:
         """Widen all rows, to twice the width at least, unless `longest` tokens fit."""

@@ -4,19 +4,24 @@ Everything is done row by row: the same logits, uniform number and settings give
 the same log-probability to the last bit, whatever the other rows hold and however many they are.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from cispo.policy.lightning.native.sampling import native_draw, native_uniforms
 from rollout.truncation import SamplingRows, draw_truncated
 
 _BLOCK = 128
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
+_ONE, _GOLDEN = np.uint64(1), np.uint64(0x9E3779B97F4A7C15)
+_ROUNDS = (
+    (np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)),
+    (np.uint64(27), np.uint64(0x94D049BB133111EB)),
+)
+_LAST_SHIFT, _SPARE_BITS = np.uint64(31), np.uint64(11)
 
 
 class NonFiniteLogitsError(FloatingPointError):
@@ -63,12 +68,14 @@ def uniforms(seeds: Tensor, positions: Tensor, *, kernels: str = "torch") -> Ten
     """
     if kernels == "native":
         return native_uniforms(seeds, positions)
-    counter = positions.numpy().astype(np.uint64) + np.uint64(1)
-    z = seeds.numpy().view(np.uint64) + counter * _GOLDEN
-    z = (z ^ (z >> np.uint64(30))) * _MIX_1
-    z = (z ^ (z >> np.uint64(27))) * _MIX_2
-    z ^= z >> np.uint64(31)
-    return torch.from_numpy((z >> np.uint64(11)).astype(np.float64) * 2.0**-53)
+    z = positions.numpy().view(np.uint64) + _ONE
+    z *= _GOLDEN
+    z += seeds.numpy().view(np.uint64)
+    for shift, factor in _ROUNDS:
+        z ^= z >> shift
+        z *= factor
+    z ^= z >> _LAST_SHIFT
+    return torch.from_numpy((z >> _SPARE_BITS) * 2.0**-53)
 
 
 def sample(
@@ -110,13 +117,15 @@ def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, 
 
 
 def _sample_by_torch(logits: Tensor, noise: Tensor, settings: SamplingRows) -> Drawn:
-    scaled, peak = _scaled(logits, settings.temperature)
-    drawn, total = _invert(_exp_shifted(scaled, peak), noise)
-    finite = torch.isfinite(total)
-    if not bool(finite.all()):
-        raise NonFiniteLogitsError(int((~finite).nonzero()[0, 0]))
+    scaled = logits / settings.temperature[:, None] if settings.has_temperature else logits
+    peak = scaled.amax(dim=-1, keepdim=True)
+    blocks = _in_blocks(_exp_shifted(scaled, peak))
+    ends = _ends_of_blocks(blocks)
+    total = ends[:, -1]
+    _require_finite(total)
+    drawn = _invert(blocks, ends, noise)
     full = _logprobs(scaled, peak, drawn, total)
-    rows = _truncated_rows(settings)
+    rows = settings.truncated
     if len(rows) == 0:
         logprobs = full.clamp_(max=0.0).float()
         return Drawn(drawn, logprobs, logprobs)
@@ -129,16 +138,9 @@ def _sample_by_torch(logits: Tensor, noise: Tensor, settings: SamplingRows) -> D
     return Drawn(drawn, kept_logprobs.clamp_(max=0.0).float(), full.clamp_(max=0.0).float())
 
 
-def _truncated_rows(settings: SamplingRows) -> Tensor:
-    truncates = (settings.top_p < 1.0) | (settings.top_k > 0) | (settings.min_p > 0.0)
-    return truncates.nonzero()[:, 0]
-
-
-def _scaled(logits: Tensor, temperature: Tensor) -> tuple[Tensor, Tensor]:
-    """Return logits over temperature [N, V], and the highest ones [N, 1]."""
-    if bool((temperature != 1.0).any()):
-        logits = logits / temperature[:, None]
-    return logits, logits.amax(dim=-1, keepdim=True)
+def _require_finite(total: Tensor) -> None:
+    if not math.isfinite(total.sum().item()):  # masses are at most 1, so no sum is too large
+        raise NonFiniteLogitsError(int((~torch.isfinite(total)).nonzero()[0, 0]))
 
 
 def _logprobs(scaled: Tensor, peak: Tensor, token_ids: Tensor, total: Tensor) -> Tensor:
@@ -156,24 +158,25 @@ def _exp_shifted(logits: Tensor, peak: Tensor) -> Tensor:
     return mass.exp_()
 
 
-def _invert(mass: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the drawn index [N] and the total mass [N] of each row, in float64.
+def _in_blocks(mass: Tensor) -> Tensor:
+    return mass.view(mass.shape[0], -1, _BLOCK)
+
+
+def _ends_of_blocks(blocks: Tensor) -> Tensor:
+    """Return the cumulative mass before each block and behind the last, [N, blocks + 1] float64."""
+    return F.pad(blocks.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64), (1, 0))
+
+
+def _invert(blocks: Tensor, ends: Tensor, noise: Tensor) -> Tensor:
+    """Return the index [N] at which each row's cumulative mass exceeds its noise.
 
     Sums of blocks are searched first and one block after it: a cumulative sum over the vocabulary
     in float64 costs ten times as much.
     """
-    rows = torch.arange(mass.shape[0], device=mass.device)
-    blocks = mass.view(mass.shape[0], mass.shape[1] // _BLOCK, _BLOCK)
-    ends = blocks.sum(dim=-1).cumsum(dim=-1, dtype=torch.float64)
-    total = ends[:, -1]
-    target = noise * total
-    block = _first_above(ends, target)
-    start = torch.where(block > 0, ends[rows, (block - 1).clamp_min(0)], 0.0)
+    rows = torch.arange(len(blocks), device=blocks.device)
+    target = (noise * ends[:, -1])[:, None]  # less than the last end, as noise is less than 1
+    block = torch.searchsorted(ends, target, right=True)[:, 0] - 1
     inner = blocks[rows, block].cumsum(dim=-1, dtype=torch.float64)
-    return block * _BLOCK + _first_above(inner, target - start), total
-
-
-def _first_above(ends: Tensor, target: Tensor) -> Tensor:
-    """Return the first index [N] whose cumulative mass exceeds the target; it has mass itself."""
-    last = (ends < ends[:, -1:]).sum(dim=-1)
-    return torch.minimum((ends <= target[:, None]).sum(dim=-1), last)
+    place = torch.searchsorted(inner, target - ends[rows, block, None], right=True)
+    last = torch.searchsorted(inner, inner[:, -1:])  # with mass; a sum in another order may differ
+    return block * _BLOCK + torch.minimum(place, last)[:, 0]

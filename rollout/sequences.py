@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from rollout.owners import Owner, SavedRow
 from rollout.records import Records
 from rollout.results import finished_member, next_increment, record_likeliest
 from rollout.sampling import Drawn, NonFiniteLogitsError, sample, uniforms
-from rollout.stopping import REASON_OF_CODE, RUNNING, extend_streaks, stop_codes, stop_table
+from rollout.stopping import REASON_OF_CODE, Endings, stop_table
 from rollout.text_rules import TextRules, watched_texts
 
 
@@ -65,13 +64,21 @@ class Sequences:
         self.owners: list[Owner] = []
         self.capacity = capacity
         self._kernels = kernels
-        self._repetition_tokens = stop.repetition_tokens
-        self._log_threshold = math.log(stop.repetition_probability)
-        self._is_stop = stop_table(stop.token_ids, vocabulary_size).to(device)
+        self._endings = Endings(
+            stop_table(stop.token_ids, vocabulary_size).to(device),
+            repetition_tokens=stop.repetition_tokens,
+            kernels=kernels,
+        )
         self._increments: list[Increment] = []
 
         self._columns = Columns.empty(capacity, device=device)
-        self._records = Records(capacity, num_routes=num_routes, device=device)
+        self._records = Records(
+            capacity,
+            certainty=stop.repetition_probability,
+            num_routes=num_routes,
+            device=device,
+            kernels=kernels,
+        )
         self._codes = torch.zeros_like(self._columns.counts)
         self._active: _Active | None = None
         self._version: PolicyVersion | None = None
@@ -124,28 +131,19 @@ class Sequences:
         if self._active is None or version != self._version:
             self._sign(version)
         active, rows_of_likeliest = self._active or self._views()
-        counts, streaks = active.counts, active.streaks
-        sampled = self._sample(logits, active, version)
-        drawn, is_forced = self._texts.close(sampled, counts) if self._texts else (sampled, None)
-        self._records.append(active.rows, counts, drawn)
+        drawn, is_forced = self._sample(logits, active, version), None
+        if self._texts is not None:
+            drawn, is_forced = self._texts.close(drawn, active.counts)
+        self._records.append(drawn, active, is_forced=is_forced)
         if rows_of_likeliest:
             record_likeliest(self.owners, logits, active.settings.temperature, rows_of_likeliest)
-        active.last_tokens.copy_(drawn.token_ids)
-        counts += 1
-        certain = drawn.full_logprobs
-        if is_forced is not None:
-            certain = certain.masked_fill(is_forced, -torch.inf)
-        streaks.copy_(extend_streaks(streaks, certain, log_threshold=self._log_threshold))
-        self._codes = stop_codes(
+        self._codes, ended = self._endings.find(
             drawn.token_ids,
-            counts,
+            active.counts,
             text_stops=self._read_texts(drawn.token_ids, active),
             budgets=active.budgets,
-            streaks=streaks,
-            is_stop=self._is_stop,
-            repetition_tokens=self._repetition_tokens,
+            streaks=active.streaks,
         )
-        ended: list[int] = (self._codes != RUNNING).nonzero()[:, 0].tolist()
         return ended
 
     def route(self, routes: Tensor) -> None:

@@ -6,9 +6,9 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from cispo.policy.lightning.native.notes import native_endings
 from cispo.types import StopReason
 
-RUNNING: Final = 0
 REASON_OF_CODE: Final = (
     None,
     StopReason.END_OF_TURN,
@@ -16,6 +16,7 @@ REASON_OF_CODE: Final = (
     StopReason.REPETITION,
     StopReason.LENGTH,
 )
+_END_OF_TURN, _STOP_STRING, _REPETITION, _LENGTH = range(1, len(REASON_OF_CODE))
 
 
 def stop_table(stop_token_ids: frozenset[int], vocabulary_size: int) -> Tensor:
@@ -32,42 +33,60 @@ def stop_table(stop_token_ids: frozenset[int], vocabulary_size: int) -> Tensor:
     return table
 
 
-def extend_streaks(streaks: Tensor, full_logprobs: Tensor, *, log_threshold: float) -> Tensor:
-    """Return how many tokens in a row lie above the threshold, the new ones included: [N] int64.
-
-    Probabilities before truncation are taken because top-k 1 makes every token certain.
-    """
-    return torch.where(full_logprobs > log_threshold, streaks + 1, 0)
-
-
-def stop_codes(
-    token_ids: Tensor,
-    counts: Tensor,
-    *,
-    budgets: Tensor,
-    streaks: Tensor,
-    is_stop: Tensor,
-    repetition_tokens: int,
-    text_stops: Sequence[int] = (),
-) -> Tensor:
-    """Return the index into `REASON_OF_CODE` of each row: [N] int64, 0 where the sequence goes on.
+class Endings:
+    """Finds the rows that end with their newest token.
 
     A turn whose last allowed token is a stop token ended by itself. The repetition stop is
     MiniMax-M1's (arXiv 2506.13585, page 8): generation halts after 3,000 consecutive tokens with a
     probability above 0.99 each.
 
     Args:
-        token_ids: [N] the tokens just sampled.
-        counts: [N] tokens sampled so far, these included.
-        budgets: [N] tokens that may be sampled.
-        streaks: [N] consecutive tokens above the repetition threshold, these included.
-        is_stop: [V] bool, from `stop_table`.
-        repetition_tokens: Streak that ends a sequence; 0 never does.
-        text_stops: Rows whose text now holds a stop text.
+        is_stop: [V] bool, from `stop_table`, where the logits are.
+        repetition_tokens: Streak of nearly certain tokens that ends a sequence; 0 never does.
+        kernels: `native` finds the same with compiled code, on CPU.
     """
-    codes = torch.where(counts >= budgets, 4, RUNNING)
-    if repetition_tokens > 0:
-        codes = torch.where(streaks >= repetition_tokens, 3, codes)
-    if text_stops:
-        codes[list(text_stops)] = 2
-    return torch.where(is_stop[token_ids], 1, codes)
+
+    def __init__(self, is_stop: Tensor, *, repetition_tokens: int, kernels: str = "torch") -> None:
+        self._is_stop = is_stop
+        self._repetition_tokens = repetition_tokens
+        self._kernels = kernels
+
+    def find(
+        self,
+        token_ids: Tensor,
+        counts: Tensor,
+        *,
+        budgets: Tensor,
+        streaks: Tensor,
+        text_stops: Sequence[int] = (),
+    ) -> tuple[Tensor, list[int]]:
+        """Return each row's index into `REASON_OF_CODE`, [N] int64, and the rows that end.
+
+        Args:
+            token_ids: [N] int64, the newest tokens.
+            counts: [N] int64, tokens sampled so far, these included.
+            budgets: [N] int64, tokens that may be sampled.
+            streaks: [N] int64, nearly certain tokens in a row, these included.
+            text_stops: Rows whose text now holds a stop text.
+        """
+        codes = torch.zeros_like(counts)
+        if self._kernels == "native":
+            if text_stops:
+                codes[list(text_stops)] = _STOP_STRING
+            num_ended = native_endings(
+                token_ids,
+                counts,
+                budgets=budgets,
+                streaks=streaks,
+                is_stop=self._is_stop,
+                repetition_tokens=self._repetition_tokens,
+                codes=codes,
+            )
+            return codes, codes.nonzero()[:, 0].tolist() if num_ended else []
+        codes.masked_fill_(counts >= budgets, _LENGTH)
+        if self._repetition_tokens > 0:
+            codes.masked_fill_(streaks >= self._repetition_tokens, _REPETITION)
+        if text_stops:
+            codes[list(text_stops)] = _STOP_STRING
+        codes.masked_fill_(self._is_stop.take(token_ids), _END_OF_TURN)
+        return codes, codes.nonzero()[:, 0].tolist()

@@ -1,5 +1,6 @@
 """Cuts unlikely tokens off distributions and draws from what is left, row by row."""
 
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,15 @@ _CANDIDATES = (64, 1024)
 _LAST_ID = np.uint64(2**32 - 1)
 
 
-class SamplingRows(NamedTuple):
-    """Settings of each row.
+class _Columns(NamedTuple):
+    temperature: Tensor
+    top_p: Tensor
+    top_k: Tensor
+    min_p: Tensor
+
+
+class SamplingRows(_Columns):
+    """Settings of each row, which do not change once they have been asked for what they hold.
 
     Attributes:
         temperature: [N] float32, > 0.
@@ -22,10 +30,16 @@ class SamplingRows(NamedTuple):
         min_p: [N] float32, in [0, 1).
     """
 
-    temperature: Tensor
-    top_p: Tensor
-    top_k: Tensor
-    min_p: Tensor
+    @cached_property
+    def has_temperature(self) -> bool:
+        """Whether a row's temperature is not 1."""
+        return bool((self.temperature != 1.0).any())
+
+    @cached_property
+    def truncated(self) -> Tensor:
+        """Rows that keep only likely tokens, [n]."""
+        truncates = (self.top_p < 1.0) | (self.top_k > 0) | (self.min_p > 0.0)
+        return truncates.nonzero()[:, 0]
 
     def rows(self, index: Tensor) -> "SamplingRows":
         """Return the settings of some rows."""

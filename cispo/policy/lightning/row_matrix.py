@@ -70,7 +70,7 @@ def _laid_out(weight: Tensor) -> Tensor:
 
 def doubled(x: Tensor) -> Tensor:
     """Repeat the row of x [1, ...]; return x itself if it has more rows."""
-    return x if x.shape[0] >= _FEWEST_ROWS else x.repeat_interleave(_FEWEST_ROWS, dim=0)
+    return x if x.shape[0] >= _FEWEST_ROWS else torch.cat((x,) * _FEWEST_ROWS)
 
 
 def rounded(x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from cispo.policy.lightning.native.addresses import address
 from cispo.policy.lightning.native.build import require_native
 
 _DTYPES = (torch.float64, torch.float32, torch.float64, torch.int64, torch.float32)
@@ -56,8 +57,8 @@ def native_draw(
     logprobs, full_logprobs = torch.empty(N), torch.empty(N)
     columns = (noise, temperature, top_p, top_k, min_p)
     bad_row = _kernels().cispo_draw(
-        _address(logits, torch.float32, N * V), N, V,
-        *[_address(column, dtype, N) for column, dtype in zip(columns, _DTYPES, strict=True)],
+        address(logits, torch.float32, N * V), N, V,
+        *[address(column, dtype, N) for column, dtype in zip(columns, _DTYPES, strict=True)],
         torch.get_num_threads(), token_ids.data_ptr(), logprobs.data_ptr(),
         full_logprobs.data_ptr(),
     )  # fmt: skip
@@ -74,7 +75,7 @@ def native_uniforms(seeds: Tensor, positions: Tensor) -> Tensor:
     N = len(seeds)
     noise = torch.empty(N, dtype=torch.float64)
     _kernels().cispo_uniforms(
-        _address(seeds, torch.int64, N), _address(positions, torch.int64, N), N, noise.data_ptr()
+        address(seeds, torch.int64, N), address(positions, torch.int64, N), N, noise.data_ptr()
     )
     return noise
 
@@ -87,15 +88,3 @@ def _kernels() -> ctypes.CDLL:
     library.cispo_draw.restype = count
     library.cispo_uniforms.argtypes = (pointer, pointer, count, pointer)
     return library
-
-
-def _address(tensor: Tensor, dtype: torch.dtype, count: int) -> int:
-    """Where a tensor lies that the compiled code can read."""
-    if tensor.dtype != dtype or tensor.numel() != count or not tensor.is_contiguous():
-        raise ValueError(
-            f"native sampling needs {count} contiguous {dtype}, not {tensor.dtype} "
-            f"{list(tensor.shape)} with strides {tensor.stride()}"
-        )
-    if tensor.device.type != "cpu":
-        raise ValueError(f"native sampling runs on cpu, not {tensor.device}")
-    return tensor.data_ptr()
