@@ -46,7 +46,9 @@ using namespace cispo::step;
 
 extern "C" {
 
+// columns of a panel, and of a vector
 int64_t cispo_panel() { return kPanel; }
+int64_t cispo_lanes() { return kLanes; }
 
 // floats of memory that a step of `rows` rows needs
 int64_t cispo_step_floats(const Model* model, int64_t rows, int64_t threads) {

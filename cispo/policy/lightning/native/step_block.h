@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "product.h"
 #include "rows.h"
 #include "step_attention.h"
 #include "step_routing.h"
@@ -35,7 +36,7 @@ class Block {
                 attend_full(*layer, seen[0]++);
             me.meet();
             residual(b.attended, output(*layer), layer->attention_alpha, layer->attention_beta,
-                     part(layer->gate_up, m.width, inner_panels()).begin());
+                     before_experts(*layer));
             me.meet();
             norm(layer->middle_norm);
             if (layer->router != nullptr) route(*layer);
@@ -73,6 +74,12 @@ class Block {
     const float* after(const Layer& layer) const {
         const Layer* const next = &layer + 1;
         return next == m.layers + m.num_layers ? m.head : projection(*next).begin();
+    }
+
+    // where it goes on after attention
+    const float* before_experts(const Layer& layer) const {
+        return layer.router != nullptr ? layer.router
+                                       : part(layer.gate_up, m.width, inner_panels()).begin();
     }
 
     void begin(const int64_t* tokens) {
@@ -206,11 +213,9 @@ class Block {
 
     // softmax over all experts, the likeliest few, renormalised; of equals the first one
     void route(const Layer& layer) {
-        const Panels panels{layer.router, m.width, 0, panels_of(m.experts)};
-        panel_product(b.normed.row.data() + own.first, own.last - own.first, panels, layer.gate_up,
-                      scratch, [&](ptrdiff_t row, ptrdiff_t panel, const float* sums) {
-                          std::copy_n(sums, kPanel, b.routed[own.first + row] + panel * kPanel);
-                      });
+        product<1>(own.last - own.first, m.width, {b.normed[own.first], b.normed.stride, 1},
+                   layer.router, round_up(m.experts, kLanes), b.routed[own.first], b.routed.stride,
+                   m.experts);
         for (ptrdiff_t i = own.first; i < own.last; ++i) {
             ptrdiff_t* const chosen = &b.expert_of[i * m.top_k];
             choose_experts(b.routed[i], m.experts, m.top_k, chosen, &b.share_of[i * m.top_k]);

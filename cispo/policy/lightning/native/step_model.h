@@ -15,7 +15,7 @@ struct Layer {
     const float* gate;          // d -> H D, lightning layers only
     const float* inner_norm;    // [H D], lightning layers only
     const float* loss;          // [H] e^-slope - 1, lightning layers only
-    const float* router;        // d -> E; null without a router
+    const float* router;        // d -> E in one panel of few vectors; null without a router
     const float* gate_up;       // E matrices d -> 2 I; a panel holds halves of gate and of up
     const float* down;          // E matrices I -> d
     float attention_alpha, attention_beta, expert_alpha, expert_beta;

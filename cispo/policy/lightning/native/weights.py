@@ -62,12 +62,14 @@ class _Part(NamedTuple):
         field: Name of the pointer.
         weights: Vectors [n] or matrices [out, in], all of one shape.
         halves: 2 for matrices of a gate above what it gates.
+        panel: Columns of a panel, if not the usual number.
     """
 
     holder: Any
     field: str
     weights: list[Tensor]
     halves: int = 1
+    panel: int | None = None
 
 
 class PackedWeights:
@@ -82,7 +84,7 @@ class PackedWeights:
 
     def __init__(self, library: ctypes.CDLL, model: LightningModel) -> None:
         self._library, self._model = library, model
-        self._panel = int(library.cispo_panel())
+        self._panel, self._lanes = int(library.cispo_panel()), int(library.cispo_lanes())
         self._buffer = torch.empty(0)
         config = model.config
         self._layers = (NativeLayer * config.num_hidden_layers)()
@@ -106,7 +108,7 @@ class PackedWeights:
             setattr(part.holder, part.field, place.data_ptr())
             pieces = torch.split(place, self._floats(part))
             for weight, piece in zip(part.weights, pieces, strict=True):
-                self._pack(weight, part.halves, piece)
+                self._pack(weight, part, piece)
         embedding = self._model.model.embed_tokens.weight.detach()
         self._embedding = _readable(embedding)
         self.native.embedding = self._embedding.data_ptr()
@@ -128,7 +130,8 @@ class PackedWeights:
             yield _Part(native, "middle_norm", [layer.post_attention_layernorm.weight])
             mixture = layer.block_sparse_moe
             if mixture.gate is not None:
-                yield _Part(native, "router", [mixture.gate.weight])
+                columns = -(-config.num_local_experts // self._lanes) * self._lanes
+                yield _Part(native, "router", [mixture.gate.weight], panel=columns)
             yield _Part(native, "gate_up", list(mixture.experts.gate_up_proj), halves=2)
             yield _Part(native, "down", list(mixture.experts.down_proj))
         yield _Part(self.native, "final_norm", [self._model.model.norm.weight])
@@ -152,11 +155,11 @@ class PackedWeights:
 
     def _floats(self, part: _Part) -> int:
         """Size of one of a part's weights."""
-        shape, width = part.weights[0].shape, self._panel // part.halves
-        panels = -(-shape[0] // (part.halves * width))
-        return panels * self._panel * (shape[1] if len(shape) == 2 else 1)
+        shape, panel = part.weights[0].shape, part.panel or self._panel
+        panels = -(-shape[0] // (panel // part.halves * part.halves))
+        return panels * panel * (shape[1] if len(shape) == 2 else 1)
 
-    def _pack(self, weight: Tensor, halves: int, place: Tensor) -> None:
+    def _pack(self, weight: Tensor, part: _Part, place: Tensor) -> None:
         if weight.dim() == 1:
             place.zero_()[: len(weight)].copy_(weight)
             return
@@ -164,7 +167,7 @@ class PackedWeights:
         out, inputs = source.shape
         self._library.cispo_pack(
             _POINTER(source.data_ptr()), ctypes.c_int64(source.dtype == torch.bfloat16),
-            ctypes.c_int64(out), ctypes.c_int64(inputs), ctypes.c_int64(halves),
+            *map(ctypes.c_int64, (out, inputs, part.halves, part.panel or self._panel)),
             _POINTER(place.data_ptr()),
         )  # fmt: skip
 
