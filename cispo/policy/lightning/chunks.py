@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-_MOST_SCORES = {"cpu": 2**20}
+_MOST_SCORES = {"cpu": 2**19}
 """Scores that exist at once: few enough for a CPU's cache, and plenty for a GPU's cores."""
 _MOST_SCORES_ELSEWHERE = 2**25
 

@@ -5,6 +5,7 @@ from itertools import pairwise
 import pytest
 import torch
 
+from cispo.policy.lightning import chunks
 from cispo.policy.lightning.attention import lightning_attention
 from cispo.policy.lightning.chunks import chunk_layout
 from cispo.policy.lightning.decay import decay_tables
@@ -92,6 +93,13 @@ def _passes(qkv, initial, ends, block):
     return layout, (output, state, *grads)
 
 
+@pytest.fixture
+def five_chunks(monkeypatch):
+    """Slabs of five chunks of 256 tokens, for three heads."""
+    monkeypatch.setitem(chunks._MOST_SCORES, "cpu", 5 * 3 * 256**2)
+
+
+@pytest.mark.usefixtures("five_chunks")
 def test_a_row_that_is_computed_slab_by_slab_gives_what_it_gives_at_once():
     qkv, initial, ends = _case([0, 700, 0, 3000, 5, 1280, 900, 0], has_initial=True)
     cut, ours = _passes(qkv, initial, ends, 256)
@@ -103,6 +111,7 @@ def test_a_row_that_is_computed_slab_by_slab_gives_what_it_gives_at_once():
         torch.testing.assert_close(got, want, rtol=0, atol=1e-11 * want.detach().abs().max().item())
 
 
+@pytest.mark.usefixtures("five_chunks")
 def test_where_a_sequence_is_cut_changes_no_bit_of_its_output():
     qkv, _, ends = _case([700, 3000], has_initial=False, dtype=torch.float32)
     packed, states = attend(
