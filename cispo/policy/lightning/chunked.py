@@ -1,12 +1,11 @@
 """Lightning attention in plain torch, all sequences of a slab chunk by chunk; see attention.py."""
 
-from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cispo.policy.lightning.chunks import ChunkLayout, ChunkRows, Slab, flat
+from cispo.policy.lightning.chunks import ChunkLayout, ChunkRows, Slab, flat, moved
 from cispo.policy.lightning.decay import DecayTables, decay_tables
 from cispo.policy.lightning.final_state import final_state, final_state_backward
 from cispo.policy.lightning.second_derivative import refuse_second_derivative
@@ -172,16 +171,14 @@ def _scan(
     states = blocks.new_empty(R - first, H, D, D)
     if initial_state is not None and counts:
         states[: counts[0]] = initial_state.index_select(0, layout.order)
-    row = 0
-    for here, following in pairwise(counts):
-        key = blocks[1, row : row + following] * tables.key
-        after = states[row + here - first : row + here - first + following]
-        product = flat(after)
-        torch.bmm(flat(key).transpose(1, 2), flat(blocks[2, row : row + following]), out=product)
-        if row >= first:
-            before = states[row - first : row - first + following]
-            after.add_(before).addcmul_(before, tables.loss)
-        row += here
+    for rows, followers in layout.runs:
+        key = flat(blocks[1, rows] * tables.key)
+        product = flat(states[moved(followers, first)])
+        torch.bmm(key.transpose(1, 2), flat(blocks[2, rows]), out=product)
+    for rows, followers in layout.steps:
+        if rows.start >= first:
+            before = states[moved(rows, first)]
+            states[moved(followers, first)].add_(before).addcmul_(before, tables.loss)
     return states, first
 
 
@@ -234,44 +231,35 @@ def _scan_backward(
     Returns:
         The gradient of the initial state, [S, H, D, D], or None where there is none.
     """
-    q = blocks[0]
-    _, H, _, D = q.shape
+    _, _, H, _, D = blocks.shape
     counts = layout.counts
     initial = blocks.new_zeros(layout.num_sequences, H, D, D) if needs_initial else None
     if grad_final is not None and initial is not None:
         initial.copy_(grad_final)  # of empty sequences; the others are written below
-    ended = None
-    if grad_final is not None and counts:
+    if not counts:
+        return initial
+    first = 0 if needs_initial else counts[0]
+    query = flat(blocks[0, first:] * tables.query)
+    owed = torch.bmm(query.transpose(1, 2), flat(grad[first:])).view(-1, H, D, D)
+    if grad_final is not None:
         ended = final_state_backward(blocks, states, grad_final, grad_blocks, layout, tables)
-    later: Tensor | None = None
-    row = sum(counts)
-    for index in reversed(range(len(counts))):
-        here = counts[index]
-        row -= here
-        rows = slice(row, row + here)
-        if later is not None:
-            _keys_and_values_backward(blocks, grad_blocks, later, row, tables)
-        if index == 0 and initial is None:
-            return None
-        query = flat(q[rows] * tables.query)
-        before = torch.bmm(query.transpose(1, 2), flat(grad[rows])).view(here, H, D, D)
-        if later is not None:
-            before[: len(later)].add_(later).addcmul_(later, tables.loss)
-        if ended is not None:
-            following = counts[index + 1] if index + 1 < len(counts) else 0
-            before[following:].add_(ended[following:here])
-        later = before
-    if initial is not None and later is not None:
-        initial.index_copy_(0, layout.order, later)
-    return initial
+        is_owed = layout.last_rows >= first
+        owed.index_add_(0, layout.last_rows[is_owed] - first, ended[is_owed])
+    for rows, followers in reversed(list(layout.steps)):
+        if rows.start >= first:
+            later = owed[moved(followers, first)]
+            owed[moved(rows, first)].add_(later).addcmul_(later, tables.loss)
+    for rows, followers in layout.runs:
+        later = owed[moved(followers, first)]
+        _keys_and_values_backward(blocks, grad_blocks, later, rows, tables)
+    return None if initial is None else initial.index_copy_(0, layout.order, owed[: counts[0]])
 
 
 def _keys_and_values_backward(
-    blocks: Tensor, grad_blocks: Tensor, later: Tensor, row: int, tables: DecayTables
+    blocks: Tensor, grad_blocks: Tensor, later: Tensor, rows: slice, tables: DecayTables
 ) -> None:
-    """Add to the rows from `row` on what k and v owe to the gradient of the state after them."""
+    """Add to some rows what their k and v owe to the gradient of the states after them."""
     _, _, H, C, D = blocks.shape
-    rows = slice(row, row + len(later))
     owed_key = torch.bmm(flat(blocks[2, rows]), flat(later).transpose(1, 2)).view(-1, H, C, D)
     grad_blocks[1, rows].addcmul_(owed_key, tables.key)
     owed_value = torch.bmm(flat(blocks[1, rows]), flat(later)).view(-1, H, C, D)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -45,6 +46,28 @@ class ChunkRows:
     def num_rows(self) -> int:
         """R, the number of chunks."""
         return sum(self.counts)
+
+    @property
+    def steps(self) -> Iterator[tuple[slice, slice]]:
+        """Rows of each chunk index that are followed by others, and those that follow them."""
+        row = 0
+        for here, following in pairwise(self.counts):
+            yield slice(row, row + following), slice(row + here, row + here + following)
+            row += here
+
+    @property
+    def runs(self) -> Iterator[tuple[slice, slice]]:
+        """The same in as few and as long slices as hold all pairs."""
+        whole: tuple[slice, slice] | None = None
+        for rows, followers in self.steps:
+            if whole is not None and whole[0].stop == rows.start:
+                whole = slice(whole[0].start, rows.stop), slice(whole[1].start, followers.stop)
+                continue
+            if whole is not None:
+                yield whole
+            whole = rows, followers
+        if whole is not None:
+            yield whole
 
 
 def chunk_rows(starts: Tensor, *, block: int, num_heads: int) -> ChunkRows:
@@ -174,6 +197,11 @@ def _cut(starts: list[int], block: int, most_rows: int) -> Iterator[tuple[int, l
         bounds.append(end)
         rows += needed
     yield first, bounds, False
+
+
+def moved(rows: slice, by: int) -> slice:
+    """The same rows where counting starts `by` rows later."""
+    return slice(rows.start - by, rows.stop - by)
 
 
 def flat(chunks: Tensor) -> Tensor:
