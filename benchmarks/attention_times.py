@@ -141,7 +141,10 @@ def times(lengths: Sequence[int], peers: Sequence[str], threads: int) -> Row:
 
 
 def flat_times(lengths: Sequence[int]) -> list[Row]:
-    """Time ours at all lengths by turns, so that no length has a quieter machine than another."""
+    """Time ours at all lengths by turns, so that no length has a quieter machine than another.
+
+    A turn is as many tokens at each length, as a short pass would find a quiet moment more easily.
+    """
     torch.set_num_threads(1)
     rows = []
     for D in HEAD_SIZES:
@@ -149,8 +152,10 @@ def flat_times(lengths: Sequence[int]) -> list[Row]:
         best = {(name, T): math.inf for name in OURS for T in lengths}
         for _ in range(_FLAT_ROUNDS):
             for T, (qkv, grad) in cases.items():
+                passes = max(lengths) // T
                 for name, attend in implementations(qkv, ()).items():
-                    best[name, T] = min(best[name, T], once(attend, qkv, grad)[1])
+                    turn = sum(once(attend, qkv, grad)[1] for _ in range(passes)) / passes
+                    best[name, T] = min(best[name, T], turn)
         rows += [
             {"implementation": name, "head_size": D, "tokens": T, "us_per_token": 1e6 * taken / T}
             for (name, T), taken in best.items()
