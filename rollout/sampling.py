@@ -178,5 +178,6 @@ def _invert(blocks: Tensor, ends: Tensor, noise: Tensor) -> Tensor:
     block = torch.searchsorted(ends, target, right=True)[:, 0] - 1
     inner = blocks[rows, block].cumsum(dim=-1, dtype=torch.float64)
     place = torch.searchsorted(inner, target - ends[rows, block, None], right=True)
-    last = torch.searchsorted(inner, inner[:, -1:])  # with mass; a sum in another order may differ
+    # the last one with mass: sums of a block may differ, as they are taken in another order
+    last = torch.searchsorted(inner, inner[:, -1:].contiguous())
     return block * _BLOCK + torch.minimum(place, last)[:, 0]
