@@ -106,8 +106,7 @@ def _keeps_routes(rollout: RolloutConfig, model: LightningModel) -> bool:
     if rollout.routing_replay is not None:
         return rollout.routing_replay
     has_routers = 1 < model.config.num_local_experts <= UNROUTED
-    is_rounded = model.lm_head.weight.dtype == torch.bfloat16
-    return has_routers and is_rounded and rollout.logprobs == "sampled"
+    return has_routers and rollout.logprobs == "sampled"
 
 
 def _model(policy: PolicyConfig, rollout: RolloutConfig) -> Policy:

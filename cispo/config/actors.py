@@ -35,8 +35,8 @@ class RolloutConfig:
             the learner's form of the model computes them, bit by bit in float32 on CPUs, for one
             more forward pass a rollout.
         routing_replay: Whether the learner sends each sampled token to the experts that the engine
-            chose for it. Null does so where it matters: experts in bfloat16, whose routers choose
-            otherwise after rounding.
+            chose for it. Null does so where there are experts and the engine tells its choices:
+            of two that are nearly even the last bits choose, which the learner does not share.
         agent: Budgets of episodes with tools.
     """
 
