@@ -9,7 +9,7 @@ The last line that they print is JSON. These are parts of lightning_attention.py
 
 import argparse
 import json
-import math
+import statistics
 import sys
 import time
 from collections.abc import Sequence
@@ -34,7 +34,7 @@ LONGEST = {
 
 _LEAST_ROUNDS = {"native": 5, "torch": 2, "transformers": 1, "sdpa": 1, "fla": 1}
 _MOST_ROUNDS = 20
-_FLAT_ROUNDS = 5
+_FLAT_TURNS = 7
 _SECONDS = 2.0  # for one implementation at one length, once it has had its least rounds
 Row = dict[str, Any]
 
@@ -141,26 +141,38 @@ def times(lengths: Sequence[int], peers: Sequence[str], threads: int) -> Row:
 
 
 def flat_times(lengths: Sequence[int]) -> list[Row]:
-    """Time ours at all lengths by turns, so that no length has a quieter machine than another.
+    """Compare ours at all lengths: medians of ratios within a turn, as the machine's pace changes.
 
-    A turn is as many tokens at each length, as a short pass would find a quiet moment more easily.
+    A turn has as many tokens at each length, as a short pass would find a quiet moment more easily.
     """
     torch.set_num_threads(1)
     rows = []
     for D in HEAD_SIZES:
-        cases = {T: inputs(T, D) for T in lengths}
-        best = {(name, T): math.inf for name in OURS for T in lengths}
-        for _ in range(_FLAT_ROUNDS):
-            for T, (qkv, grad) in cases.items():
-                passes = max(lengths) // T
-                for name, attend in implementations(qkv, ()).items():
-                    turn = sum(once(attend, qkv, grad)[1] for _ in range(passes)) / passes
-                    best[name, T] = min(best[name, T], turn)
-        rows += [
-            {"implementation": name, "head_size": D, "tokens": T, "us_per_token": 1e6 * taken / T}
-            for (name, T), taken in best.items()
-        ]
+        runs = {T: (*inputs(T, D), implementations(inputs(T, D)[0], ())) for T in lengths}
+        for name in OURS:
+            turns = [
+                {T: _us_per_token(made[name], qkv, grad, passes=max(lengths) // T)
+                 for T, (qkv, grad, made) in runs.items()}
+                for _ in range(_FLAT_TURNS)
+            ]  # fmt: skip
+            first = statistics.median(turn[lengths[0]] for turn in turns)
+            rows += [
+                {
+                    "implementation": name,
+                    "head_size": D,
+                    "tokens": T,
+                    "us_per_token": first
+                    * statistics.median(turn[T] / turn[lengths[0]] for turn in turns),
+                }
+                for T in lengths
+            ]
     return rows
+
+
+def _us_per_token(attend: Attend, qkv: Tensor, grad: Tensor, *, passes: int) -> float:
+    """Of a forward and backward pass, the mean of some."""
+    taken = sum(once(attend, qkv, grad)[1] for _ in range(passes))
+    return 1e6 * taken / (passes * len(qkv))
 
 
 def _tell(rows: list[Row], D: int, T: int, threads: int) -> None:
