@@ -148,11 +148,12 @@ def flat_times(lengths: Sequence[int]) -> list[Row]:
     torch.set_num_threads(1)
     rows = []
     for D in HEAD_SIZES:
-        runs = {T: (*inputs(T, D), implementations(inputs(T, D)[0], ())) for T in lengths}
+        cases = {T: inputs(T, D) for T in lengths}
+        made = {T: implementations(qkv, ()) for T, (qkv, _) in cases.items()}
         for name in OURS:
             turns = [
-                {T: _us_per_token(made[name], qkv, grad, passes=max(lengths) // T)
-                 for T, (qkv, grad, made) in runs.items()}
+                {T: _us_per_token(made[T][name], *cases[T], passes=max(lengths) // T)
+                 for T in lengths}
                 for _ in range(_FLAT_TURNS)
             ]  # fmt: skip
             first = statistics.median(turn[lengths[0]] for turn in turns)

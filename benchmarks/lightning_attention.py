@@ -1,6 +1,6 @@
 """Lightning attention, forward and backward: ours against what else runs on this machine.
 
-    python -m benchmarks.lightning_attention                   # under five minutes on two cores
+    python -m benchmarks.lightning_attention                   # under ten minutes on two cores
     python -m benchmarks.lightning_attention --longest 4096    # shorter; stored nowhere
 
 Float32, 8 heads, one sequence, the same inputs for all, no projections; variants alternate in one
@@ -11,8 +11,8 @@ form of flash-linear-attention (where fla-core is installed), `sdpa` torch's sof
 It runs three times: with one thread and all peers; with two threads; and with one thread and an
 allocator that keeps freed memory, where glibc otherwise hands large tensors back and every pass
 faults their pages in again (that helps the peer as well). Whether the time of a token is flat is
-judged with memory kept, as faulting pages in is no part of attention, and with all lengths by
-turns. Peak memory is that of fresh processes.
+judged with memory kept, as faulting pages in is no part of attention, and by medians of ratios
+within a turn of all lengths. Peak memory is that of fresh processes.
 Writes results/lightning_attention.json.
 """
 

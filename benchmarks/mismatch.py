@@ -7,10 +7,9 @@ An engine decodes with its default kernels, and a learner of the same weights th
 sampled by its forward pass; first both in float32, then both in bfloat16. The model is the hybrid
 of width 256 with DeepNorm's residual weight (2 L)^(1/4), as in MiniMax-M1, unless a row says
 otherwise; its weights are random, its tokens have about 3.6 nats of entropy. Experts are measured
-with `rollout.routing_replay`, the default, and without it. For contrast,
-what an engine in float32 would make of the bfloat16 weights, and transformers' MiniMaxForCausalLM
-of the same shape, its decoding with a cache against its own forward pass. Writes
-results/mismatch.json.
+with `rollout.routing_replay`, the default, and without it. For contrast, what an engine in float32
+would make of the bfloat16 weights, and transformers' MiniMaxForCausalLM of the same shape, its
+decoding with a cache against its own forward pass. Writes results/mismatch.json.
 """
 
 import argparse

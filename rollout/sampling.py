@@ -119,7 +119,7 @@ def likeliest(logits: Tensor, temperature: Tensor, count: int) -> tuple[Tensor, 
 def _sample_by_torch(logits: Tensor, noise: Tensor, settings: SamplingRows) -> Drawn:
     scaled = logits / settings.temperature[:, None] if settings.has_temperature else logits
     peak = scaled.amax(dim=-1, keepdim=True)
-    blocks = _in_blocks(_exp_shifted(scaled, peak))
+    blocks = _exp_shifted(scaled, peak).view(len(logits), -1, _BLOCK)
     ends = _ends_of_blocks(blocks)
     total = ends[:, -1]
     _require_finite(total)
@@ -156,10 +156,6 @@ def _exp_shifted(logits: Tensor, peak: Tensor) -> Tensor:
     mass = logits.new_full((rows, width), float("-inf"))
     torch.sub(logits, peak, out=mass[:, :vocabulary])
     return mass.exp_()
-
-
-def _in_blocks(mass: Tensor) -> Tensor:
-    return mass.view(mass.shape[0], -1, _BLOCK)
 
 
 def _ends_of_blocks(blocks: Tensor) -> Tensor:

@@ -14,11 +14,6 @@ from rollout.sampling import Drawn
 needs_native = pytest.mark.skipif(native_library() is None, reason="native kernels cannot be built")
 
 
-@pytest.fixture(params=["torch", pytest.param("native", marks=needs_native)])
-def kernels(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
-
-
 def drawn(tokens: list[int], *probabilities: float) -> Drawn:
     """Tokens with a probability of their own before truncation, and of half of it after."""
     full = torch.tensor(probabilities).log()

@@ -3,17 +3,8 @@
 import pytest
 import torch
 
-from cispo.policy.lightning.native.build import native_library
 from cispo.types import StopReason
 from rollout.stopping import REASON_OF_CODE, Endings, stop_table
-
-
-@pytest.fixture(params=["torch", "native"])
-def kernels(request: pytest.FixtureRequest) -> str:
-    """Who does it; native ones only where they can be built."""
-    if request.param == "native" and native_library() is None:
-        pytest.skip("native kernels cannot be built")
-    return str(request.param)
 
 
 def reasons(

@@ -245,7 +245,7 @@ def _scan_backward(
         ended = final_state_backward(blocks, states, grad_final, grad_blocks, layout, tables)
         is_owed = layout.last_rows >= first
         owed.index_add_(0, layout.last_rows[is_owed] - first, ended[is_owed])
-    for rows, followers in reversed(list(layout.steps)):
+    for rows, followers in reversed(layout.steps):
         if rows.start >= first:
             later = owed[moved(followers, first)]
             owed[moved(rows, first)].add_(later).addcmul_(later, tables.loss)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -48,26 +48,25 @@ class ChunkRows:
         return sum(self.counts)
 
     @property
-    def steps(self) -> Iterator[tuple[slice, slice]]:
+    def steps(self) -> list[tuple[slice, slice]]:
         """Rows of each chunk index that are followed by others, and those that follow them."""
-        row = 0
-        for here, following in pairwise(self.counts):
-            yield slice(row, row + following), slice(row + here, row + here + following)
-            row += here
+        starts = accumulate(self.counts, initial=0)
+        return [
+            (slice(row, row + following), slice(row + here, row + here + following))
+            for row, (here, following) in zip(starts, pairwise(self.counts), strict=False)
+        ]
 
     @property
-    def runs(self) -> Iterator[tuple[slice, slice]]:
+    def runs(self) -> list[tuple[slice, slice]]:
         """The same in as few and as long slices as hold all pairs."""
-        whole: tuple[slice, slice] | None = None
+        runs: list[tuple[slice, slice]] = []
         for rows, followers in self.steps:
-            if whole is not None and whole[0].stop == rows.start:
-                whole = slice(whole[0].start, rows.stop), slice(whole[1].start, followers.stop)
-                continue
-            if whole is not None:
-                yield whole
-            whole = rows, followers
-        if whole is not None:
-            yield whole
+            if runs and runs[-1][0].stop == rows.start:
+                first, second = runs.pop()
+                runs.append((slice(first.start, rows.stop), slice(second.start, followers.stop)))
+            else:
+                runs.append((rows, followers))
+        return runs
 
 
 def chunk_rows(starts: Tensor, *, block: int, num_heads: int) -> ChunkRows:

@@ -130,8 +130,8 @@ class PackedWeights:
             yield _Part(native, "middle_norm", [layer.post_attention_layernorm.weight])
             mixture = layer.block_sparse_moe
             if mixture.gate is not None:
-                columns = -(-config.num_local_experts // self._lanes) * self._lanes
-                yield _Part(native, "router", [mixture.gate.weight], panel=columns)
+                panel = _round_up(config.num_local_experts, self._lanes)
+                yield _Part(native, "router", [mixture.gate.weight], panel=panel)
             yield _Part(native, "gate_up", list(mixture.experts.gate_up_proj), halves=2)
             yield _Part(native, "down", list(mixture.experts.down_proj))
         yield _Part(self.native, "final_norm", [self._model.model.norm.weight])
@@ -155,9 +155,11 @@ class PackedWeights:
 
     def _floats(self, part: _Part) -> int:
         """Size of one of a part's weights."""
-        shape, panel = part.weights[0].shape, part.panel or self._panel
-        panels = -(-shape[0] // (panel // part.halves * part.halves))
-        return panels * panel * (shape[1] if len(shape) == 2 else 1)
+        shape, columns = part.weights[0].shape, self._columns(part)
+        return _round_up(shape[0], columns) * (shape[1] if len(shape) == 2 else 1)
+
+    def _columns(self, part: _Part) -> int:
+        return part.panel or self._panel
 
     def _pack(self, weight: Tensor, part: _Part, place: Tensor) -> None:
         if weight.dim() == 1:
@@ -167,9 +169,13 @@ class PackedWeights:
         out, inputs = source.shape
         self._library.cispo_pack(
             _POINTER(source.data_ptr()), ctypes.c_int64(source.dtype == torch.bfloat16),
-            *map(ctypes.c_int64, (out, inputs, part.halves, part.panel or self._panel)),
+            *map(ctypes.c_int64, (out, inputs, part.halves, self._columns(part))),
             _POINTER(place.data_ptr()),
         )  # fmt: skip
+
+
+def _round_up(count: int, step: int) -> int:
+    return -(-count // step) * step
 
 
 def _readable(weight: Tensor) -> Tensor:
